@@ -1,0 +1,1 @@
+"""The aiohttp application: operations declared once, checked, limited and served."""
