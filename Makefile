@@ -1,5 +1,5 @@
-# `make run` and `make test` need nothing but Python 3.11 or newer: each makes .venv first, with the pinned
-# dependencies. `make run ARGS="--port 9000"`; `make test ARGS="tests/storage -x"`; `make PYTHON=/opt/bin/python3 test`.
+# `make run` and `make test` need nothing but Python 3.11 or newer: each first makes .venv with the pinned versions.
+# make run ARGS="--port 9000"     make test ARGS="tests/storage -x"     make test PYTHON=/opt/bin/python3.12
 
 SHELL := bash
 .DELETE_ON_ERROR:

@@ -6,8 +6,8 @@ from collections.abc import Generator
 import pytest
 from hypothesis import settings
 
-# A loaded machine is no failure: a test that measures time says so itself. Where CI is set, hypothesis loads a
-# profile of its own, the same examples each time. `pytest -m slow --hypothesis-profile=thorough` tries most.
+# A loaded machine is no failure: a test that measures time says so itself. Where CI is set, hypothesis loads
+# its own profile, the same examples each time. `pytest -m slow --hypothesis-profile=thorough` tries most.
 settings.register_profile("homeport", deadline=None)
 settings.register_profile("thorough", deadline=None, max_examples=2_000)
 if "CI" not in os.environ:
