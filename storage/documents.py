@@ -1,0 +1,82 @@
+"""JSON as Homeport takes, keeps and answers it (contracts/README.md, "JSON").
+
+RFC 8259 in UTF-8. Integers stay exact whatever their size, other numbers keep the value of their double and
+the sign of zero, of duplicate names the last counts. Refused: invalid UTF-8, lone surrogates, ``NaN`` and
+``Infinity``, numbers that a double cannot hold, integers of more than 4,000 digits, nesting below 128 levels.
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+MAX_DEPTH = 128
+MAX_DIGITS = 4000
+
+_BEYOND_MAX_DIGITS = 10**MAX_DIGITS
+# The look-behind keeps the search linear: a run of digits is tried once, from its start.
+_LONG_NUMBER = re.compile(rb"(?<![0-9])[0-9]{%d}" % (MAX_DIGITS + 1))
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+_decoder = msgspec.json.Decoder()
+encode = msgspec.json.Encoder().encode
+"""The bytes of a value made of dicts, lists, strings, numbers, booleans and None, without white space."""
+
+
+class InvalidDocument(ValueError):
+    """A text that is no JSON as this module describes it, or a document that its collection cannot index.
+
+    ``field`` names the declared field at fault, and is None where the whole text is meant.
+    """
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message if field is None else f"{field} {message}")
+        self.message = message
+        self.field = field
+
+
+def decode(data: bytes) -> Any:
+    """The value of a JSON text; raises `InvalidDocument` with a message fit for whoever sent it."""
+    try:
+        value = _decoder.decode(data)
+    except UnicodeDecodeError as error:
+        raise InvalidDocument(f"is not UTF-8: byte {error.start} of a string") from error
+    except RecursionError as error:
+        raise InvalidDocument(f"is nested deeper than {MAX_DEPTH} levels") from error
+    except msgspec.ValidationError as error:
+        raise InvalidDocument("holds a number out of range") from error
+    except msgspec.DecodeError as error:
+        if _SURROGATE_ESCAPE.search(data):
+            raise InvalidDocument("is not JSON, or holds half of a surrogate pair") from error
+        raise InvalidDocument("is not JSON: " + str(error).removeprefix("JSON is malformed: ")) from error
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+        _check_depth(value)
+    if len(data) > MAX_DIGITS and _LONG_NUMBER.search(data):
+        _check_digits(value)
+    return value
+
+
+def _check_depth(value: object) -> None:
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for parent in level for child in _children(parent) if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise InvalidDocument(f"is nested deeper than {MAX_DEPTH} levels")
+
+
+def _check_digits(value: object) -> None:
+    todo = [value]
+    while todo:
+        item = todo.pop()
+        if isinstance(item, dict | list):
+            todo.extend(_children(item))
+        elif isinstance(item, int) and abs(item) >= _BEYOND_MAX_DIGITS:
+            raise InvalidDocument(f"holds an integer of more than {MAX_DIGITS} digits")
+
+
+def _children(value: object) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()

@@ -1,0 +1,59 @@
+"""A lock per key, and the one way to read, compute and commit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from .base import Storage
+
+T = TypeVar("T")
+MAX_ATTEMPTS = 16
+
+
+class KeyedLocks:
+    """Asyncio locks by key; one exists only while somebody holds it or waits for it."""
+
+    def __init__(self) -> None:
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._users: dict[str, int] = {}
+
+    @asynccontextmanager
+    async def hold(self, keys: Iterable[str]) -> AsyncIterator[None]:
+        """Holds the locks of all keys, taken in sorted order, so that two holders never wait for each other."""
+        async with AsyncExitStack() as stack:
+            for key in sorted(set(keys)):
+                await stack.enter_async_context(self._one(key))
+            yield
+
+    @asynccontextmanager
+    async def _one(self, key: str) -> AsyncIterator[None]:
+        lock = self._locks.setdefault(key, asyncio.Lock())
+        self._users[key] = self._users.get(key, 0) + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._users[key] -= 1
+            if not self._users[key]:
+                del self._users[key], self._locks[key]
+
+
+async def retry(storage: Storage, keys: Iterable[str], attempt: Callable[[], Awaitable[T]]) -> T:
+    """Runs an ``attempt`` that reads, computes and commits with the versions it read, again while it ends in `Conflict`.
+
+    Attempts on one key take turns in this process, so that a conflict can only come from another; the last of 16 is
+    raised.
+    """
+    from .base import Conflict
+
+    async with storage.locks.hold(keys):
+        for pause in range(MAX_ATTEMPTS - 1):
+            try:
+                return await attempt()
+            except Conflict:
+                await asyncio.sleep(0.001 * pause)
+        return await attempt()

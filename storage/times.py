@@ -1,0 +1,52 @@
+"""Instants, as integer microseconds since 1970-01-01T00:00:00Z (contracts/README.md, "Time")."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+SECOND = 1_000_000
+MINUTE = 60 * SECOND
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_RFC3339 = re.compile(
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]((?:[01][0-9]|2[0-3]):[0-9]{2}:)([0-9]{2})(?:\.([0-9]+))?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})?"
+)
+
+
+def parse_time(text: str) -> int:
+    """The instant of an RFC 3339 date-time; one without an offset means UTC.
+
+    Digits beyond the microsecond are dropped. A leap second (``23:59:60Z``) is the second after it.
+    Raises ValueError for anything else and for instants outside the years 1 to 9999.
+    """
+    match = _RFC3339.fullmatch(text)
+    if match is None:
+        raise ValueError("must be an RFC 3339 date-time such as 2025-06-03T10:30:00Z")
+    day, minutes, seconds, fraction, offset = match.groups()
+    leap = seconds == "60"
+    if not offset or offset in "Zz":
+        offset = "+00:00"
+    try:
+        local = datetime.fromisoformat(f"{day}T{minutes}{'59' if leap else seconds}{offset}")
+        instant = local.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise ValueError("must be a date and time that exist") from error
+    if leap and (instant.hour, instant.minute) != (23, 59):
+        raise ValueError("must be a date and time that exist")
+    micros = (instant - _EPOCH) // _MICROSECOND
+    if fraction:
+        micros += int(fraction[:6].ljust(6, "0"))
+    if leap:
+        micros += SECOND
+    if micros > _LAST:
+        raise ValueError("must be a date and time that exist")
+    return micros
+
+
+def format_time(micros: int) -> str:
+    """ISO 8601 in UTC with milliseconds: ``2025-12-30T18:00:00.000Z``."""
+    return (_EPOCH + timedelta(microseconds=micros)).isoformat(timespec="milliseconds")[:-6] + "Z"
