@@ -46,8 +46,8 @@ def wheel(
 ) -> Iterator[zipfile.ZipFile]:
     """The wheel of the tree, which is listed before the build leaves files of its own in it."""
     out = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, tree]
-    subprocess.run(command, check=True)
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
+    subprocess.run([*build, "--outdir", str(out), str(tree)], check=True)
     (wheel,) = out.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         yield archive
