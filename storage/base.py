@@ -34,7 +34,7 @@ Value = str | int | float | bool | None
 FieldType = Literal["integer", "text", "boolean", "double", "time"]
 
 _INT64 = range(-(2**63), 2**63)
-_COLLECTION_NAME = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
+_COLLECTION_NAME = re.compile(r"(?!homeport|sqlite_)[a-z][a-z0-9_.-]{0,62}")
 _CATCH_UP_PAGE = 500
 _PURGE_CHUNK = 500
 
@@ -155,7 +155,8 @@ class Field:
 class Collection:
     """A set of records that one API owns, declared once.
 
-    ``name``: lower-case letters, digits, ``_``, ``-`` and ``.``, at most 63, first a letter. ``tombstones``: whether a
+    ``name``: lower-case letters, digits, ``_``, ``-`` and ``.``, at most 63, first a letter; ``homeport…`` and
+    ``sqlite_…`` are taken. ``tombstones``: whether a
     deletion is remembered for `Storage.changes`. ``layout``: how the file back end keeps it, as ``lines`` of one file
     or as one file a record (``files``, for small collections that other tools read).
     """
@@ -167,10 +168,14 @@ class Collection:
 
     def __post_init__(self) -> None:
         if not _COLLECTION_NAME.fullmatch(self.name):
-            raise ValueError(f"collection name {self.name!r}: lower-case letters, digits, '_', '-', '.', at most 63")
+            raise ValueError(
+                f"collection name {self.name!r}: lower-case letters, digits, '_', '-' and '.', at most 63, not homeport…"
+            )
         names = [field.name for field in self.fields]
         if len(set(names)) != len(names) or "id" in names:
             raise ValueError(f"collection {self.name}: a field is declared twice, or is called 'id'")
+        if not all(name and "\0" not in name and is_text(name) for name in names):
+            raise ValueError(f"collection {self.name}: a field needs a name without U+0000")
 
     @cached_property
     def by_name(self) -> Mapping[str, Field]:
@@ -198,13 +203,22 @@ class Collection:
             return None
 
 
+def is_text(text: str) -> bool:
+    """Whether a text is free of lone surrogates, that is: has an encoding."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_id(id: str) -> None:
     """Raises `InvalidDocument` unless an id is 1 to 2,048 bytes of UTF-8 without U+0000."""
-    try:
-        size = len(id.encode())
-    except UnicodeEncodeError as error:
-        raise InvalidDocument("holds half of a surrogate pair", "id") from error
-    if not 0 < size <= MAX_ID_BYTES or "\0" in id:
+    if not is_text(id):
+        raise InvalidDocument("holds half of a surrogate pair", "id")
+    if not 0 < len(id.encode()) <= MAX_ID_BYTES or "\0" in id:
         raise InvalidDocument(f"must be 1 to {MAX_ID_BYTES} bytes without U+0000", "id")
 
 
@@ -444,10 +458,10 @@ class Query:
             raise InvalidQuery(f"{name} must be an integer or null")
         try:
             operand = Field(name, type_).value(value)
-            if isinstance(operand, str):
-                operand.encode()
-        except (InvalidDocument, UnicodeEncodeError) as error:
+        except InvalidDocument as error:
             raise InvalidQuery(str(error)) from error
+        if isinstance(operand, str) and not is_text(operand):
+            raise InvalidQuery(f"{name} holds half of a surrogate pair")
         return operand
 
 

@@ -187,13 +187,17 @@ class GroupCommit:
     """Gathers commits into batches for ``write``, which makes a batch durable and returns each commit's outcome.
 
     ``write`` is never called again before it has returned. Where it raises, every commit of the batch raises. Beyond
-    64 MiB of waiting documents further committers wait before they queue.
+    64 MiB of waiting documents further committers wait before they queue. ``between`` is awaited after each batch, when
+    its committers have their outcomes, and must not raise.
     """
 
     def __init__(
-        self, write: Callable[[Sequence[Sequence[Write]]], Awaitable[Sequence[Commit | Conflict]]]
+        self,
+        write: Callable[[Sequence[Sequence[Write]]], Awaitable[Sequence[Commit | Conflict]]],
+        between: Callable[[], Awaitable[None]],
     ) -> None:
         self._write = write
+        self._between = between
         self._queue: deque[_Waiting] = deque()
         self._size = 0
         self._task: asyncio.Task[None] | None = None
@@ -246,6 +250,7 @@ class GroupCommit:
                             waiting.future.set_result(outcome)
                 self._size -= sum(waiting.size for waiting in batch)
                 self._room.set()
+                await self._between()
         finally:
             self._task = None
             while self._queue:
