@@ -216,6 +216,8 @@ def is_text(text: str) -> bool:
 
 def check_id(id: str) -> None:
     """Raises `InvalidDocument` unless an id is 1 to 2,048 bytes of UTF-8 without U+0000."""
+    if id.isascii() and 0 < len(id) <= MAX_ID_BYTES and "\0" not in id:
+        return
     if not is_text(id):
         raise InvalidDocument("holds half of a surrogate pair", "id")
     if not 0 < len(id.encode()) <= MAX_ID_BYTES or "\0" in id:
@@ -611,12 +613,12 @@ class Storage(ABC):
             if isinstance(write, DeleteWhere):
                 self._declared(write.query.collection)
                 continue
-            self._declared(write.collection)
-            if isinstance(write, Put | Delete):
-                named_before = len(named)
-                named.add((write.collection.name, write.id))
-                if len(named) == named_before:
-                    raise ValueError(f"a commit names {write.collection.name}/{write.id} twice")
+            collection = self._declared(write.collection)
+            if not isinstance(write, Check):
+                key = (collection.name, write.id)
+                if key in named:
+                    raise ValueError(f"a commit names {collection.name}/{write.id} twice")
+                named.add(key)
         return writes
 
     async def __aenter__(self) -> Self:

@@ -86,7 +86,9 @@ class _Resolver:
         self._given: dict[UniqueValue, list[str]] = {}
 
     def resolve(self) -> Resolution:
-        named = {(w.collection.name, w.id) for writes in self._batch for w in writes if not isinstance(w, DeleteWhere)}
+        named = {
+            (w.collection.name, w.id) for writes in self._batch for w in writes if not isinstance(w, DeleteWhere)
+        }
         self._versions = self._state.versions(named)
         values = {value for writes in self._batch for w in writes for value in _unique_values(w)}
         self._holders = self._state.holders(values) if values else {}
@@ -209,7 +211,7 @@ class GroupCommit:
 
         A committer that is cancelled may have committed all the same.
         """
-        size = sum(len(w.document) if isinstance(w, Put) else 0 for w in writes) + _BYTES_A_WRITE * len(writes)
+        size = sum([len(w.document) for w in writes if isinstance(w, Put)]) + _BYTES_A_WRITE * len(writes)
         while self._size and self._size + size > MAX_WAITING_BYTES:
             self._room.clear()
             await self._room.wait()
