@@ -1,0 +1,143 @@
+"""Who calls: the client's address, whether it is this machine, and the keys that callers present."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable
+from functools import lru_cache
+from hmac import compare_digest
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from .errors import Unauthorized
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from .config import Config, Secret
+    from .request import ApiRequest
+
+_IPV6_NETWORK = 64
+"""Bits of an IPv6 address that one client has at least (RFC 6177): a limit counts the network."""
+
+
+class Client(NamedTuple):
+    """Where a request comes from. ``network``: what an address limit counts, the address or its IPv6 /64.
+
+    ``loopback``: a loopback caller, who connects from this machine and not through a proxy.
+    """
+
+    address: str
+    network: str
+    loopback: bool
+
+
+class Clients:
+    """Tells the client's address (contracts/README.md, "Exposed or not")."""
+
+    def __init__(self, trusted_proxies: tuple[str, ...]) -> None:
+        self._proxies = tuple([ipaddress.ip_network(proxy, strict=False) for proxy in trusted_proxies])
+        self._describe = lru_cache(maxsize=4096)(_describe)
+        self._trusted = lru_cache(maxsize=4096)(self._is_trusted)
+
+    def identify(self, request: web.Request) -> Client:
+        """The client of a request: the right-most untrusted entry of X-Forwarded-For from trusted proxies, else the
+        peer."""
+        peer = request.remote or "unix"
+        for name in request.headers:
+            if name[:9].lower() in ("forwarded", "x-forward"):
+                break
+        else:
+            return self._describe(peer, False)
+        if self._proxies and self._trusted(peer):
+            hops = ",".join(request.headers.getall("X-Forwarded-For", ())).split(",")
+            for hop in reversed(hops):
+                address = _address(hop.strip())
+                if address is None:
+                    break
+                peer = address
+                if not self._trusted(peer):
+                    break
+        return self._describe(peer, True)
+
+    def _is_trusted(self, address: str) -> bool:
+        try:
+            ip = _unmapped(address)
+        except ValueError:
+            return False
+        return any(ip in proxy for proxy in self._proxies)
+
+    def secure(self, request: web.Request) -> bool:
+        """Whether the client speaks HTTPS: to this server, or to a trusted proxy that says so."""
+        if request.secure:
+            return True
+        proto = request.headers.get("X-Forwarded-Proto", "")
+        return proto.lower() == "https" and bool(self._proxies) and self._trusted(request.remote or "unix")
+
+
+def _unmapped(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    ip = ipaddress.ip_address(address)
+    return (ip.ipv4_mapped or ip) if isinstance(ip, ipaddress.IPv6Address) else ip
+
+
+def _address(hop: str) -> str | None:
+    """An entry of X-Forwarded-For, without the port that some proxies add; None for what is no address."""
+    if hop.startswith("["):
+        hop = hop[1:].partition("]")[0]
+    elif hop.count(":") == 1:
+        hop = hop.partition(":")[0]
+    try:
+        return str(_unmapped(hop))
+    except ValueError:
+        return None
+
+
+def _describe(address: str, forwarded: bool) -> Client:
+    """A Unix socket has no address: who connects to it is on this machine."""
+    try:
+        ip = _unmapped(address)
+    except ValueError:
+        return Client(address, address, not forwarded)
+    network = str(ip)
+    if isinstance(ip, ipaddress.IPv6Address):
+        network = str(ipaddress.ip_network((int(ip) >> 64 << 64, _IPV6_NETWORK)))
+    return Client(str(ip), network, ip.is_loopback and not forwarded)
+
+
+def presented_key(request: ApiRequest) -> str | None:
+    """The key in ``Authorization: Bearer`` or else ``X-API-Key``; None where there is none."""
+    headers = request.raw.headers
+    scheme, _, credentials = headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and credentials.strip():
+        return credentials.strip()
+    return headers.get("X-API-Key") or None
+
+
+def same_secret(presented: str | None, secret: Secret | None) -> bool:
+    """Whether a secret was presented, compared in constant time; one that is not set is never presented."""
+    if not presented or secret is None:
+        return False
+    return compare_digest(presented.encode(), secret.reveal().encode())
+
+
+class Auth(Protocol):
+    """Who may call an operation. Called once a request; may set ``username`` and ``caller_id`` on it.
+
+    Raises `Unauthorized` or `Forbidden`.
+    """
+
+    async def __call__(self, request: ApiRequest) -> object:
+        """What the handler finds as ``request.caller``."""
+        ...
+
+
+def loopback_or(secret: Callable[[Config], Secret | None]) -> Auth:
+    """Loopback callers, and whoever presents a secret of the configuration."""
+
+    async def authenticate(request: ApiRequest) -> None:
+        presented = presented_key(request)
+        if presented is None and request.client.loopback:
+            return
+        if not same_secret(presented, secret(request.config)):
+            raise Unauthorized(headers={"WWW-Authenticate": "Bearer"})
+
+    return authenticate

@@ -1,0 +1,79 @@
+"""Bodies: what may come in, reading it within bounds, and how what goes out is compressed."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from functools import lru_cache
+
+from aiohttp import hdrs, web
+
+from .errors import ApiError, BadRequest, TooLarge, UnsupportedMediaType
+
+COMPRESS_ABOVE = 1024
+"""Bytes of an answer that are not worth compressing."""
+_COMPRESSIBLE = re.compile(r"application/(.+\+)?json\b|text/")
+_COMPRESS_ON_LOOP = 32 * 1024
+"""Bytes that are compressed at once, in under a millisecond; more, on a thread."""
+_READ_SECONDS = 30
+_READ_RATE = 50_000
+"""A body may take half a minute, and as long as it takes to send its greatest size with so many bytes a second."""
+
+
+def check_head(request: web.Request, content_types: tuple[str, ...], max_bytes: int) -> None:
+    """Raises `TooLarge` or `UnsupportedMediaType` for a body that is not worth reading. No types: any body will do."""
+    if (request.content_length or 0) > max_bytes:
+        raise TooLarge(max_bytes)
+    if not content_types:
+        return
+    headers = request.headers
+    content_type = headers.get(hdrs.CONTENT_TYPE, "")
+    if content_type not in content_types and content_type.partition(";")[0].strip().lower() not in content_types:
+        raise UnsupportedMediaType(f"Content-Type must be {' or '.join(content_types)}")
+    if headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        raise UnsupportedMediaType("Compressed request bodies are not accepted")
+
+
+async def read_body(request: web.Request, max_bytes: int) -> bytes:
+    """The body. Raises `TooLarge` as soon as it is, `BadRequest` where it breaks off, `ApiError` 408 where it is slow."""
+    content = request.content
+    try:
+        if content.is_eof():  # it came together with the head, as small ones do
+            body = content.read_nowait()
+        else:
+            parts = bytearray()
+            async with asyncio.timeout(_READ_SECONDS + max_bytes / _READ_RATE):
+                while (part := await content.readany()) and len(parts) <= max_bytes:
+                    parts += part
+            body = bytes(parts)
+    except TimeoutError:
+        raise ApiError("The request body took too long", status=408) from None
+    except (web.RequestPayloadError, ConnectionError) as error:
+        raise BadRequest("The request body is malformed or incomplete") from error
+    if len(body) > max_bytes:
+        raise TooLarge(max_bytes)
+    return body
+
+
+def compress(response: web.Response, content_type: str, accept_encoding: str) -> None:
+    """Compresses an answer of more than `COMPRESS_ABOVE` bytes, for a client that accepts it."""
+    if not _COMPRESSIBLE.match(content_type):
+        return
+    response.headers[hdrs.VARY] = "Origin, Accept-Encoding"
+    coding = _accepted_coding(accept_encoding)
+    if coding is not None:
+        response.enable_compression(coding)
+
+
+@lru_cache(maxsize=256)
+def _accepted_coding(accept_encoding: str) -> web.ContentCoding | None:
+    """RFC 9110 12.5.3, of the codings that can be had."""
+    weights = {}
+    for item in accept_encoding.lower().split(","):
+        name, _, parameters = item.partition(";")
+        weights[name.strip()] = parameters.replace(" ", "").partition("q=")[2]
+    for coding in (web.ContentCoding.gzip, web.ContentCoding.deflate):
+        weight = weights.get(coding.value, weights.get("*"))
+        if weight is not None and (not weight or weight.strip("0.")):
+            return coding
+    return None

@@ -1,0 +1,62 @@
+"""Work at set times, on the server's clock."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cronsim import CronSim
+
+from ..storage.times import SECOND
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from .clock import Clock
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """``run`` is called with the application at the times of a cron expression, and when the server starts.
+
+    ``utc``: whether the expression is in UTC; else in the time zone of the server. One that fails is logged, and runs
+    again at its next time. A run that is still going on when the next is due takes its place.
+    """
+
+    name: str
+    schedule: str
+    run: Callable[[web.Application], Awaitable[None]]
+    utc: bool = False
+
+    def next_after(self, now: int) -> int:
+        """When it runs next; microseconds since the epoch, as ``now``."""
+        if self.utc:
+            at = next(CronSim(self.schedule, datetime.fromtimestamp(now / SECOND, UTC)))
+        else:
+            # Without a zone the system's rules apply on the way back too, so that 03:00 stays 03:00 across a change
+            # of daylight-saving time.
+            at = next(CronSim(self.schedule, datetime.fromtimestamp(now / SECOND)))  # noqa: DTZ006
+        return round(at.timestamp() * SECOND)
+
+
+async def run_jobs(jobs: list[Job], app: web.Application, clock: Clock) -> None:
+    """Runs every job now and then at its times, until cancelled."""
+    async with asyncio.TaskGroup() as group:
+        for job in jobs:
+            group.create_task(_run(job, app, clock), name=f"job {job.name}")
+
+
+async def _run(job: Job, app: web.Application, clock: Clock) -> None:
+    while True:
+        due = job.next_after(clock.now())
+        try:
+            await job.run(app)
+        except Exception:
+            log.exception("%s failed; it runs again at its next time", job.name)
+        await clock.wait_until(due)

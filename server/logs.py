@@ -1,0 +1,119 @@
+"""The log: one line an event, written in batches by a thread of its own, so that nobody waits for the terminal or pipe.
+
+Lines are structlog's, rendered as JSON or for people. A queue that is full drops lines and says how many.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, TextIO
+
+import structlog
+
+from ..storage.documents import encode
+from ..storage.times import SECOND, format_time
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .config import LogConfig
+
+Event = dict[str, Any]
+"""What happened; ``timestamp``, microseconds since the epoch, is rendered as text."""
+
+MAX_LINES = 10_000
+"""How many lines may wait."""
+_BATCH_SECONDS = 0.1
+_CLOSE_SECONDS = 2.0
+
+
+class LineWriter:
+    """Writes events to a stream, in batches. ``log_format``: ``json``, ``console``, or ``auto``: console in a terminal."""
+
+    def __init__(self, stream: TextIO, log_format: str, size: int = MAX_LINES) -> None:
+        self.dropped = 0
+        """How many events found no room."""
+        self._stream = stream
+        self._render = _renderer(log_format, stream)
+        self._size = size
+        self._waiting: deque[Event] = deque()
+        self._wake = threading.Event()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="homeport-log", daemon=True)
+        self._thread.start()
+
+    def put(self, event: Event) -> None:
+        """Queues an event; never waits. Any thread may call it."""
+        if len(self._waiting) >= self._size:
+            self.dropped += 1
+            return
+        self._waiting.append(event)
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def close(self) -> None:
+        """Writes what waits; gives up after two seconds."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(_CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        reported = 0
+        while not self._closing.is_set():
+            self._wake.wait()
+            self._closing.wait(_BATCH_SECONDS)
+            self._wake.clear()
+            lines = [self._line(self._waiting.popleft()) for _ in range(len(self._waiting))]
+            if self.dropped > reported:
+                lines.append(self._line({"level": "warning", "event": f"{self.dropped - reported} log lines dropped"}))
+                reported = self.dropped
+            self._stream.write("".join(lines))
+            self._stream.flush()
+
+    def _line(self, event: Event) -> str:
+        if "timestamp" in event:
+            event["timestamp"] = format_time(event["timestamp"])
+        return str(self._render(None, "", event)) + "\n"
+
+
+def _renderer(log_format: str, stream: TextIO) -> Callable[[object, str, Event], str | bytes]:
+    terminal = stream.isatty()
+    if log_format == "console" or (log_format == "auto" and terminal):
+        return structlog.dev.ConsoleRenderer(colors=terminal)
+    return structlog.processors.JSONRenderer(serializer=_to_json)
+
+
+def _to_json(event: Event, **_: object) -> str:
+    return encode(event).decode()
+
+
+class _Handler(logging.Handler):
+    """Takes what the loggers of the standard library say."""
+
+    def __init__(self, writer: LineWriter) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event: Event = {
+            "timestamp": round(record.created * SECOND),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+            "logger": record.name,
+        }
+        if record.exc_info:
+            event["exception"] = logging.Formatter().formatException(record.exc_info)
+        self._writer.put(event)
+
+    def close(self) -> None:
+        self._writer.close()
+        super().close()
+
+
+def configure_logging(config: LogConfig) -> None:
+    """Sends every logger of this process to standard error, as the configuration says; for a process of our own."""
+    handler = _Handler(LineWriter(sys.stderr, config.format))
+    logging.basicConfig(level=config.level.upper(), handlers=[handler], force=True)

@@ -1,0 +1,115 @@
+"""HTTP operations, each declared once.
+
+From one declaration come the route, the checks, the limits, the metrics labels and the entry in the OpenAPI document.
+`endpoint` is what a declaration becomes when an application is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+from .errors import Envelope, problem_details
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from ..storage.base import Collection
+    from .auth import Auth
+    from .jobs import Job
+    from .ratelimit import Limit
+    from .request import ApiRequest
+
+Handler = Callable[["ApiRequest"], Awaitable[Any]]
+"""Answers a request: an `Answer`, a response that it streamed itself, or anything else as a JSON document with 200."""
+Lifespan = Callable[["web.Application"], AsyncIterator[None]]
+
+JSON = ("application/json",)
+
+
+class Declaration(TypedDict, total=False):
+    """What may be said of an operation besides its method and path.
+
+    Schemas are named like ``device_usage#/$defs/SyncRequest``. ``body``: the document's. ``query`` and ``params`` (the
+    path's): those of objects whose members are the parameters, read by their types. ``returns``: the answers', by
+    status. ``limits``: none is the configuration's default per client address. ``max_body``: bytes; none is the
+    configuration's. ``content_types``: what a body may be; JSON where there is a ``body``. Without a ``body`` but with
+    these the handler gets the bytes.
+    """
+
+    body: str
+    query: str
+    params: str
+    returns: Mapping[int, str | None]
+    auth: Auth
+    limits: tuple[Limit, ...]
+    max_body: int
+    content_types: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One method on one path, with ``{name}`` for a segment; the rest as `Declaration` says."""
+
+    api: str
+    method: str
+    path: str
+    handler: Handler
+    body: str | None = None
+    query: str | None = None
+    params: str | None = None
+    returns: Mapping[int, str | None] = field(default_factory=dict)
+    auth: Auth | None = None
+    limits: tuple[Limit, ...] = ()
+    max_body: int | None = None
+    content_types: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Unique in the server: ``device_usage.sync``."""
+        return f"{self.api}.{self.handler.__name__}"
+
+
+class Api:
+    """A set of operations with one envelope, and what they need to run.
+
+    ``collections`` are declared to the store before the first request. ``jobs`` run while the server does.
+    ``lifespan``, if set, is entered when the store is open and left before it closes.
+    """
+
+    def __init__(
+        self, name: str, envelope: Envelope = problem_details, *, collections: tuple[Collection, ...] = ()
+    ) -> None:
+        self.name = name
+        self.envelope = envelope
+        self.collections = collections
+        self.operations: list[Operation] = []
+        self.jobs: list[Job] = []
+        self.lifespan: Lifespan | None = None
+
+    def get(self, path: str, **declaration: Unpack[Declaration]) -> Callable[[Handler], Handler]:
+        """Also answers HEAD."""
+        return self._declare("GET", path, declaration)
+
+    def post(self, path: str, **declaration: Unpack[Declaration]) -> Callable[[Handler], Handler]:
+        return self._declare("POST", path, declaration)
+
+    def put(self, path: str, **declaration: Unpack[Declaration]) -> Callable[[Handler], Handler]:
+        return self._declare("PUT", path, declaration)
+
+    def patch(self, path: str, **declaration: Unpack[Declaration]) -> Callable[[Handler], Handler]:
+        return self._declare("PATCH", path, declaration)
+
+    def delete(self, path: str, **declaration: Unpack[Declaration]) -> Callable[[Handler], Handler]:
+        return self._declare("DELETE", path, declaration)
+
+    def _declare(self, method: str, path: str, declaration: Declaration) -> Callable[[Handler], Handler]:
+        if "body" in declaration:
+            declaration.setdefault("content_types", JSON)
+
+        def add(handler: Handler) -> Handler:
+            self.operations.append(Operation(self.name, method, path, handler, **declaration))
+            return handler
+
+        return add

@@ -1,0 +1,142 @@
+"""JSON Schema: a value in, a list of problems out.
+
+`jsonschema_rs` decides, in microseconds. Where it says no, `explanations` asks `jsonschema` why, which goes through a
+value lazily: a million errors cost no more than the first hundred. Both assert `FORMATS`, and neither ever fetches a
+reference.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+
+from ..storage.documents import decode
+from ..storage.times import parse_time
+from .errors import Problem
+
+SCHEMAS = Path(__file__).parent.parent / "schemas"
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,30})?")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
+def _is_instant(value: object) -> bool:
+    """An RFC 3339 date-time, or the same without an offset, which means UTC."""
+    try:
+        return not isinstance(value, str) or parse_time(value) is not None
+    except ValueError:
+        return False
+
+
+def _is_date(value: object) -> bool:
+    """A day that exists: ``2025-12-21``."""
+    try:
+        return not isinstance(value, str) or bool(_DATE.fullmatch(value) and date.fromisoformat(value))
+    except ValueError:
+        return False
+
+
+FORMATS: Mapping[str, Callable[[object], bool]] = {"instant": _is_instant, "date": _is_date}
+"""What ``format`` may be in our schemas. The validators' own formats differ from each other; these do not."""
+
+
+class Schemas:
+    """The schemas of a folder, each known as ``homeport:<file name without .json>``; compiled when asked for."""
+
+    def __init__(self, folder: Path = SCHEMAS) -> None:
+        self.documents = {f"homeport:{file.stem}": decode(file.read_bytes()) for file in sorted(folder.glob("*.json"))}
+        self._registry = jsonschema_rs.Registry(list(self.documents.items()))
+        self._checkers: dict[str, Checker] = {}
+
+    def checker(self, name: str) -> Checker:
+        """For a name such as ``device_usage#/$defs/SyncRequest``. Raises ValueError for one that is not there."""
+        if name not in self._checkers:
+            self._checkers[name] = Checker(f"homeport:{name}", self.documents, self._registry)
+        return self._checkers[name]
+
+
+class Checker:
+    """A compiled schema."""
+
+    def __init__(self, uri: str, documents: Mapping[str, Any], registry: jsonschema_rs.Registry) -> None:
+        self.uri = uri
+        self.documents = documents
+        self._registry = registry
+        self._compiled = jsonschema_rs.Draft202012Validator(
+            {"$ref": uri},
+            registry=registry,
+            formats=dict(FORMATS),
+            validate_formats=True,
+            ignore_unknown_formats=False,
+            offline=True,
+        )
+        self.is_valid: Callable[[Any], bool] = self._compiled.is_valid
+        """Whether a value fits: microseconds for a small one."""
+
+    def problems(self, value: Any) -> list[Problem]:
+        """Why a value does not fit: at least one reason, at most a hundred. Takes up to half a second: for a thread."""
+        from .explanations import explain, explain_one  # jsonschema is imported when it is first needed
+
+        problems = explain(self.uri, self.documents, value)
+        if not problems:
+            try:
+                self._compiled.validate(value)
+            except jsonschema_rs.ValidationError as error:
+                location = (error.absolute_keyword_location or "").rpartition("/")[0]
+                problems = [explain_one(error, self.lookup(location))]
+        return problems
+
+    def lookup(self, uri: str) -> Any:
+        """The schema at an absolute URI."""
+        return self._registry.resolver("").lookup(uri).contents
+
+    def parameters(self) -> Parameters:
+        """How the members of an object of this schema are read from a query or a path."""
+        return Parameters(self)
+
+
+class Parameters:
+    """Reads the texts of a query or a path as the types that a schema says, and fills in its defaults."""
+
+    def __init__(self, checker: Checker) -> None:
+        self.checker = checker
+        base = checker.uri.partition("#")[0]
+        self._readers: dict[str, Callable[[str], Any]] = {}
+        self._defaults: dict[str, Any] = {}
+        for name, schema in checker.lookup(checker.uri).get("properties", {}).items():
+            while "$ref" in schema:
+                reference = schema["$ref"]
+                schema = checker.lookup(base + reference if reference.startswith("#") else reference)  # noqa: PLW2901
+            self._readers[name] = _READERS.get(schema.get("type"), str)
+            if "default" in schema:
+                self._defaults[name] = schema["default"]
+
+    def read(self, texts: Iterable[tuple[str, str]]) -> dict[str, Any]:
+        """What was given, not yet checked: of a repeated name the last counts; unknown and empty ones are dropped."""
+        values = dict(self._defaults)
+        for name, text in texts:
+            reader = self._readers.get(name)
+            if reader is not None and text:
+                values[name] = reader(text)
+        return values
+
+
+def _integer(text: str) -> int | str:
+    """What is no integer stays a text, which the schema then refuses."""
+    return int(text) if _INTEGER.fullmatch(text) else text
+
+
+def _number(text: str) -> float | str:
+    return float(text) if _NUMBER.fullmatch(text) else text
+
+
+def _boolean(text: str) -> bool | str:
+    return {"true": True, "false": False}.get(text, text)
+
+
+_READERS: Mapping[Any, Callable[[str], Any]] = {"integer": _integer, "number": _number, "boolean": _boolean}
