@@ -148,6 +148,10 @@ def describe(schema: Mapping[str, Any]) -> str:
         return "one of " + ", ".join(encode(option).decode() for option in schema["enum"])
     if schema.get("format") in _FORMATS:
         return _FORMATS[schema["format"]]
+    if schema.get("format") == "plain-text":
+        return describe({**schema, "format": None}) + " without control characters"
+    if schema.get("format") == "hex":
+        return describe({**schema, "format": None}).replace("character", "hexadecimal digit")
     types = schema.get("type", "value")
     if isinstance(types, list):
         return " or ".join(describe({**schema, "type": one}) for one in types)

@@ -22,6 +22,8 @@ from .errors import Problem
 SCHEMAS = Path(__file__).parent.parent / "schemas"
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,30})?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_HEX = re.compile(r"[0-9A-Fa-f]*")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -41,7 +43,22 @@ def _is_date(value: object) -> bool:
         return False
 
 
-FORMATS: Mapping[str, Callable[[object], bool]] = {"instant": _is_instant, "date": _is_date}
+def _is_plain_text(value: object) -> bool:
+    """A text without control characters."""
+    return not isinstance(value, str) or _CONTROL.search(value) is None
+
+
+def _is_hex(value: object) -> bool:
+    """Hexadecimal digits of either case."""
+    return not isinstance(value, str) or _HEX.fullmatch(value) is not None
+
+
+FORMATS: Mapping[str, Callable[[object], bool]] = {
+    "instant": _is_instant,
+    "date": _is_date,
+    "plain-text": _is_plain_text,
+    "hex": _is_hex,
+}
 """What ``format`` may be in our schemas. The validators' own formats differ from each other; these do not."""
 
 

@@ -20,8 +20,8 @@ _LONG_NUMBER = re.compile(rb"(?<![0-9])[0-9]{%d}" % (MAX_DIGITS + 1))
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 _decoder = msgspec.json.Decoder()
-encode = msgspec.json.Encoder().encode
-"""The bytes of a value made of dicts, lists, strings, numbers, booleans and None, without white space."""
+encode = msgspec.json.Encoder(decimal_format="number").encode
+"""The bytes of a value made of dicts, lists, strings, numbers (decimals too), booleans and None, without white space."""
 
 
 class InvalidDocument(ValueError):

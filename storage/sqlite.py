@@ -14,6 +14,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any, TypeVar
@@ -62,8 +63,8 @@ class _Connection(sqlite3.Connection):
 async def _on(connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
     """Runs a function of the connection on its thread."""
     result: list[T] = []
-    # aiosqlite is typed for SQL alone; _Connection takes a callable.
-    await connection.execute(lambda db: result.append(work(db)))  # type: ignore[arg-type, misc]
+    execute: Any = connection.execute  # typed for SQL alone; _Connection takes a callable
+    await execute(lambda db: result.append(work(db)))
     return result[0]
 
 
@@ -230,7 +231,7 @@ class SqliteStorage(Storage):
             await self._write_hop(lambda db: db.execute("BEGIN IMMEDIATE"))
             try:
                 async for chunk in _chunks(changes):
-                    await self._write_hop(lambda db, chunk=chunk: tables.restore(db, chunk, self._sqls))
+                    await self._write_hop(partial(tables.restore, changes=chunk, sqls=self._sqls))
                 self.id, self._version = await self._write_hop(self._loaded)
             except BaseException:
                 await self._write_hop(lambda db: db.in_transaction and db.execute("ROLLBACK"))

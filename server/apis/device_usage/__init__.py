@@ -1,0 +1,214 @@
+"""Device usage: clients on many machines push their totals, a user sees all machines together
+(contracts/device-usage.md)."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import AsyncIterator, Mapping
+from decimal import Decimal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ....storage import InvalidQuery
+from ....storage.times import DAY, format_time, parse_time
+from ...errors import ApiError, BadRequest, Forbidden, InvalidBody, NotFound, Problem
+from ...jobs import Job
+from ...keys import CLOCK, CONFIG, STORAGE
+from ...operation import Api
+from ...ratelimit import per_address, per_document
+from ...request import Answer, ApiRequest
+from .ledger import DEVICES, REPORTS, USERS, Admission, Ledger, Report, user_id
+from .original import IMPORTS, import_original
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from ...config import Config
+
+log = logging.getLogger(__name__)
+
+_GROUPS = {
+    "usage": ("totalTokens", "inputTokens", "outputTokens", "cacheCreationTokens", "cacheReadTokens"),
+    "sessions": ("total", "active", "averageDuration"),
+    "costs": ("opus", "sonnet", "haiku", "actual"),
+}
+_KEPT = ("hostname", "timestamp", *_GROUPS, "hourlyUsage", "version")
+
+
+def _envelope(error: ApiError, request: ApiRequest) -> Answer:
+    """``status``, a ``message`` that says it all, since clients show that alone, and a ``detail`` for each field."""
+    if error.status >= 500:
+        return error.answer({"status": "error", "message": "Internal server error"})
+    body: dict[str, Any] = {"status": "error", "message": error.message}
+    if error.problems:
+        body["detail"] = [{"field": problem.field, "message": problem.message} for problem in error.problems]
+        if not isinstance(error, InvalidBody):
+            body["message"] = f"{error.problems[0].field} {error.problems[0].message}"
+    return error.answer(body)
+
+
+api = Api("device_usage", _envelope, collections=(REPORTS, DEVICES, USERS, IMPORTS))
+
+
+def _rate(config: Config) -> str:
+    return config.apis.device_usage.rate_limit
+
+
+_LIMITS = (
+    per_address("device_usage", _rate),
+    per_document("device_usage", _rate, lambda request: _key(request).lower()),
+)
+
+
+def _key(request: ApiRequest) -> str:
+    key: str = request.path["user_key"] if "user_key" in request.path else request.document["userKey"]
+    return key
+
+
+async def _from_allowed_network(request: ApiRequest) -> None:
+    allowed = _networks(request.config.apis.device_usage.allow_networks)
+    if allowed and not any(ipaddress.ip_address(request.client.address) in network for network in allowed):
+        raise Forbidden("This server does not take requests from your network")
+
+
+@lru_cache(maxsize=1)
+def _networks(texts: tuple[str, ...]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    return tuple([ipaddress.ip_network(text, strict=False) for text in texts])
+
+
+@api.get("/", returns={200: "device_usage#/$defs/Health"})
+async def health(request: ApiRequest) -> dict[str, Any]:
+    from .... import __version__
+
+    return {
+        "status": "healthy",
+        "message": "Homeport sync server is running",
+        "data": {"version": __version__, "timestamp": format_time(request.now)},
+    }
+
+
+@api.post(
+    "/api/sync",
+    body="device_usage#/$defs/SyncRequest",
+    returns={200: "device_usage#/$defs/SyncResponse"},
+    auth=_from_allowed_network,
+    limits=_LIMITS,
+)
+async def sync(request: ApiRequest) -> dict[str, Any]:
+    """Keeps a report. The same device and instant again replaces; late ones are kept and never become the latest."""
+    posted = request.document
+    hostname, timestamp = posted["hostname"], posted["timestamp"]
+    instant = parse_time(timestamp)
+    if instant > request.now + DAY:
+        raise InvalidBody(problems=[Problem(("timestamp",), "must not be more than 24 hours ahead")])
+    settings = request.config.apis.device_usage
+    admission = Admission(settings.registration == "closed", settings.max_users, settings.max_devices_per_user)
+    report = Report(hostname, instant, _kept(posted))
+    await Ledger(request.storage).record(user_id(posted["userKey"]), [report], admission)
+    return {
+        "status": "success",
+        "message": f"Data synced successfully for {hostname}",
+        "data": {"hostname": hostname, "tokens": posted["usage"]["totalTokens"], "timestamp": timestamp},
+    }
+
+
+def _kept(posted: Mapping[str, Any]) -> dict[str, Any]:
+    """A report without its key and without fields that the contract does not know."""
+    kept = {name: posted[name] for name in _KEPT}
+    for group, names in _GROUPS.items():
+        kept[group] = {name: value for name, value in posted[group].items() if name in names}
+    return kept
+
+
+@api.get(
+    "/api/stats/{user_key}",
+    params="device_usage#/$defs/UserPath",
+    returns={200: "device_usage#/$defs/StatsResponse"},
+    auth=_from_allowed_network,
+    limits=_LIMITS,
+)
+async def stats(request: ApiRequest) -> dict[str, Any]:
+    """All devices together, each by its newest report, most tokens first."""
+    devices = await Ledger(request.storage).devices(user_id(_key(request)))
+    if not devices:
+        raise NotFound("No data found for this user", guess=True)
+    devices.sort(key=lambda device: (-device["totalTokens"], device["hostname"]))
+    return {
+        "devices": [{name: device[name] for name in ("hostname", "lastSeen", "totalTokens")} for device in devices],
+        "totalTokens": sum(device["totalTokens"] for device in devices),
+        # A double's shortest decimal is what was sent; its binary value would make three times 0.1 more than 0.3.
+        "totalCost": sum((Decimal(repr(device["cost"])) for device in devices), Decimal()),
+    }
+
+
+@api.get(
+    "/api/devices/{user_key}",
+    params="device_usage#/$defs/UserPath",
+    returns={200: "device_usage#/$defs/DevicesResponse"},
+    auth=_from_allowed_network,
+    limits=_LIMITS,
+)
+async def devices(request: ApiRequest) -> dict[str, Any]:
+    """The user's devices, the one heard last first."""
+    found = await Ledger(request.storage).devices(user_id(_key(request)))
+    found.sort(key=lambda device: (-parse_time(device["lastSeen"]), device["hostname"]))
+    rows = [{"hostname": device["hostname"], "last_seen": device["lastSeen"]} for device in found]
+    return {"status": "success", "data": {"devices": rows}}
+
+
+@api.delete(
+    "/api/device/{user_key}/{hostname}",
+    params="device_usage#/$defs/DevicePath",
+    returns={200: "device_usage#/$defs/Removed"},
+    auth=_from_allowed_network,
+    limits=_LIMITS,
+)
+async def remove_device(request: ApiRequest) -> dict[str, Any]:
+    """Forgets a device and all of its reports."""
+    hostname = request.path["hostname"]
+    if not await Ledger(request.storage).remove_device(user_id(_key(request)), hostname):
+        raise NotFound(f"No device {hostname} found for this user", guess=True)
+    return {"status": "success", "message": f"Device {hostname} removed"}
+
+
+@api.get(
+    "/api/history/{user_key}",
+    params="device_usage#/$defs/UserPath",
+    query="device_usage#/$defs/HistoryQuery",
+    returns={200: "device_usage#/$defs/HistoryResponse"},
+    auth=_from_allowed_network,
+    limits=_LIMITS,
+)
+async def history(request: ApiRequest) -> dict[str, Any]:
+    """The kept reports, newest first."""
+    query = request.query
+    begin, end = (parse_time(query[name]) if name in query else None for name in ("from", "to"))
+    try:
+        page = await Ledger(request.storage).history(
+            user_id(_key(request)), query.get("hostname"), begin, end, query["limit"], query.get("cursor")
+        )
+    except InvalidQuery as error:
+        raise BadRequest(problems=[Problem(("cursor",), "must be a `next` of this history")]) from error
+    reports = [msgspec.Raw(record.document) for record in page.records]
+    return {"status": "success", "data": {"reports": reports, "next": page.next}}
+
+
+async def _forget_old(app: web.Application) -> None:
+    days = app[CONFIG].apis.device_usage.retention_days
+    removed = await Ledger(app[STORAGE]).forget_before(app[CLOCK].now() - days * DAY)
+    if removed:
+        log.info("removed %d device reports older than %d days", removed, days)
+
+
+api.jobs.append(Job("device usage retention", "0 3 * * *", _forget_old))
+
+
+async def _lifespan(app: web.Application) -> AsyncIterator[None]:
+    await import_original(app[CONFIG].storage.url, app[STORAGE])
+    yield
+
+
+api.lifespan = _lifespan

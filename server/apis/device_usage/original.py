@@ -1,0 +1,109 @@
+"""The database of the server that these clients used before: taken in once, in place.
+
+Its tables: ``users`` (``user_key`` in clear), and ``device_stats``, unique by ``user_key``, ``hostname``, ``timestamp``,
+with a column for each number and ``hourly_usage`` as JSON text. It kept neither the client's version nor the average
+duration of sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+from pathlib import Path
+
+from ....storage import Collection, Put, Storage
+from ....storage.documents import decode
+from ....storage.times import parse_time
+from .ledger import Ledger, Report, user_id
+
+log = logging.getLogger(__name__)
+
+IMPORTS = Collection("device_usage_imports")
+"""What was taken in from elsewhere."""
+
+_DONE = "original"
+_CHUNK = 500
+
+
+async def import_original(storage_url: str, storage: Storage) -> None:
+    """Takes in the original server's reports, where the store is a database that holds them, once.
+
+    A crash in between is no harm: the next start does it again, to the same end. The store backed the database up when
+    it first made its own tables in it.
+    """
+    scheme, _, path = storage_url.partition(":")
+    if scheme != "sqlite" or await storage.get(IMPORTS, [_DONE]):
+        return
+    # Another connection of the same library, which is all that may open a live database.
+    database = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+    database.row_factory = sqlite3.Row
+    try:
+        tables = {name for (name,) in await _select(database, "SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        if not {"users", "device_stats"} <= tables:
+            return
+        taken, refused = await _take_in(database, Ledger(storage))
+    finally:
+        database.close()
+    await storage.commit([Put(IMPORTS, _DONE, {"reports": taken, "refused": refused})])
+    log.info("took in %d reports of the original server (%d could not be read)", taken, refused)
+
+
+async def _take_in(database: sqlite3.Connection, ledger: Ledger) -> tuple[int, int]:
+    """How many reports were taken in, and how many cannot be."""
+    ((total,),) = await _select(database, "SELECT count(*) FROM device_stats")
+    log.info("taking in %d reports of the original server", total)
+    taken = refused = 0
+    for (key,) in await _select(database, "SELECT DISTINCT user_key FROM device_stats"):
+        last = -1
+        while rows := await _select(database, _ROWS, key, last, _CHUNK):
+            last = rows[-1]["id"]
+            reports = [report for report in map(_report, rows) if report is not None]
+            if reports:
+                await ledger.record(user_id(key), reports, admission=None)
+            taken += len(reports)
+            refused += len(rows) - len(reports)
+            log.info("took in %d of %d reports", taken + refused, total)
+    return taken, refused
+
+
+_ROWS = "SELECT * FROM device_stats WHERE user_key = ? AND id > ? ORDER BY id LIMIT ?"
+
+
+async def _select(database: sqlite3.Connection, statement: str, *parameters: object) -> list[sqlite3.Row]:
+    return await asyncio.to_thread(lambda: database.execute(statement, parameters).fetchall())
+
+
+def _report(row: sqlite3.Row) -> Report | None:
+    """A row as a report; None, and a line in the log, where it is none."""
+    try:
+        bytes.fromhex(row["user_key"])
+        timestamp = row["timestamp"].replace(" ", "T", 1)
+        document = {
+            "hostname": row["hostname"],
+            "timestamp": timestamp,
+            "usage": {
+                "totalTokens": row["total_tokens"] or 0,
+                "inputTokens": row["input_tokens"] or 0,
+                "outputTokens": row["output_tokens"] or 0,
+                "cacheCreationTokens": row["cache_creation_tokens"] or 0,
+                "cacheReadTokens": row["cache_read_tokens"] or 0,
+            },
+            "sessions": {
+                "total": row["sessions_total"] or 0,
+                "active": row["sessions_active"] or 0,
+                "averageDuration": 0,
+            },
+            "costs": {
+                "opus": row["cost_opus"] or 0,
+                "sonnet": row["cost_sonnet"] or 0,
+                "haiku": row["cost_haiku"] or 0,
+                "actual": row["cost_actual"] or 0,
+            },
+            "hourlyUsage": decode((row["hourly_usage"] or "[]").encode()) or [0] * 24,
+            "version": "unknown",
+        }
+        return Report(row["hostname"], parse_time(timestamp), document)
+    except (ValueError, AttributeError) as error:
+        log.warning("report %s of the original server cannot be read: %s", row["id"], error)
+        return None
