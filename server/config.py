@@ -1,25 +1,28 @@
 """The configuration: TOML, environment and arguments, checked against schemas/config.json (contracts/cli.md).
 
-The schema alone holds every setting's type, default and description. To add a setting: describe it there, give a
-structure below a field of that name, and show it in config.example.toml.
+The schema alone holds every setting's type, default and description. To add a setting: describe it
+there, give a structure below a field of that name, and show it in config.example.toml.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from datetime import date, time
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import msgspec
 
-from .formats import Address, format_address, is_loopback_host, parse_address
+from .formats import FORMATS, Address, format_address, is_loopback_host, parse_address
 from .settings import Table, defaults, flatten, from_text, is_secret, nearest, nest, problems, settings
 
+_T = TypeVar("_T")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _PREFIX = "HOMEPORT_"
 _LEGACY = {  # the environment of existing deployments: the setting each means, and how it says it
     "PORT": ("server.port", "{}"),
@@ -112,7 +115,7 @@ class ApisConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """All settings. Rate limits, networks, hosts and URLs are texts that are known to parse; None is not set."""
+    """All settings; rate limits, networks, hosts and URLs are texts known to parse. None: not set."""
 
     file: str | None
     """The TOML file that was read."""
@@ -160,7 +163,7 @@ def load_config(
         _file(file, wrong),
         _legacy(environ, wrong),
         _environment(environ, wrong),
-        _arguments(overrides),
+        _arguments(overrides or {}, wrong),
     ):
         wrong += problems(layer.table, layer.label)
         given = flatten(layer.table)
@@ -171,7 +174,12 @@ def load_config(
         values |= given
     if wrong:
         raise ConfigError(wrong)
-    _settle(values, environ)
+    try:
+        _settle(values, environ)
+    except RuntimeError:  # pathlib's, about ~
+        raise ConfigError(
+            ["storage.path: no home folder is known to keep data in; set storage.url"]
+        ) from None
     return msgspec.convert({**nest(values), "file": file and os.fspath(file)}, Config, dec_hook=_decode)
 
 
@@ -219,8 +227,11 @@ def _environment(environ: Mapping[str, str], wrong: list[str]) -> _Layer:
     return _from_texts(texts, variables, wrong)
 
 
-def _arguments(overrides: Mapping[str, object] | None) -> _Layer:
-    return _Layer(_plain(nest(overrides or {})), lambda name: f"argument {name}")
+def _arguments(overrides: Mapping[str, object], wrong: list[str]) -> _Layer:
+    def label(name: str) -> str:
+        return f"argument {name}"
+
+    return _Layer(_plain(nest(_text_only(overrides, label, wrong))), label)
 
 
 def _from_texts(texts: Mapping[str, str], variables: Mapping[str, str], wrong: list[str]) -> _Layer:
@@ -230,15 +241,15 @@ def _from_texts(texts: Mapping[str, str], variables: Mapping[str, str], wrong: l
         setting, bracket, rest = name.partition("[")
         return variables[setting] + bracket + rest
 
-    values = {}
-    for name, text in texts.items():
-        if any(
-            "\udc80" <= character <= "\udcff" for character in text
-        ):  # how Python has bytes that are no text
-            wrong.append(f"{label(name)}: the value is not UTF-8")
-        else:
-            values[name] = from_text(name, text)
-    return _Layer(nest(values), label)
+    texts = _text_only(texts, label, wrong)
+    return _Layer(nest({name: from_text(name, text) for name, text in texts.items()}), label)
+
+
+def _text_only(values: Mapping[str, _T], label: Callable[[str], str], wrong: list[str]) -> dict[str, _T]:
+    """Without the values that hold bytes which are no text: Python has them as lone surrogates."""
+    broken = {name for name, value in values.items() if isinstance(value, str) and _SURROGATE.search(value)}
+    wrong += [f"{label(name)}: the value is not UTF-8" for name in sorted(broken)]
+    return {name: value for name, value in values.items() if name not in broken}
 
 
 def _plain(value: Any) -> Any:
@@ -260,7 +271,7 @@ def _read_secrets(given: Table, label: Callable[[str], str], wrong: list[str]) -
     """Take a secret from the file that `<key>_file` names."""
     for name in filter(is_secret, settings()):
         file = given.get(f"{name}_file")
-        if not file or not isinstance(file, str):
+        if not file or not isinstance(file, str) or not FORMATS["path"].valid(file):
             continue
         where = label(f"{name}_file")
         if given.get(name):

@@ -19,7 +19,7 @@ _URL = re.compile(r"[A-Za-z0-9:/._~!$&'()*+,;=%\[\]-]+")
 _SEGMENTS = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
 _AUTHORITY = re.compile(r"(?:\[(?P<literal>[^\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[0-9]{1,5}))?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+:[^\W\d]\w*")
+_FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class Address(NamedTuple):
@@ -166,6 +166,7 @@ FORMATS = {
     "rate-limit": Format(_is_rate_limit, "a rate limit", "600/hour"),
     "storage-url": Format(
         _is_storage_url,
-        "memory:, file:PATH, sqlite:PATH or package.module:factory (postgresql: is not available in this version)",
+        "memory:, file:PATH, sqlite:PATH or package.module:factory"
+        " (postgresql: is not available in this version)",
     ),
 }

@@ -1,0 +1,59 @@
+"""`homeport check`: what stands in the way of serving, and its cure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import click
+
+from . import findings
+from .findings import Finding
+from .options import BadConfig, config_option, configuration, help_option, json_option, storage_option
+
+_COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "fatal": "red"}
+
+
+@click.command(
+    epilog="\b\nExamples:\n  homeport check\n  homeport check --config /etc/homeport.toml --json\n\n"
+    "Exits 1 where a finding is fatal."
+)
+@config_option
+@storage_option
+@json_option
+@help_option
+def check(config_file: str | None, storage: str | None, as_json: bool) -> None:
+    """Look for what stands in the way, and name its cure."""
+    found = _check(config_file, storage)
+    fatal = any(finding.level == "fatal" for finding in found)
+    if as_json:
+        click.echo(
+            json.dumps({"fatal": fatal, "findings": [finding._asdict() for finding in found]}, indent=2)
+        )
+    else:
+        _print(found)
+    raise click.exceptions.Exit(1 if fatal else 0)
+
+
+def _check(config_file: str | None, storage: str | None) -> list[Finding]:
+    found = [*findings.runtime(), *findings.clock()]
+    try:
+        config = configuration(config_file, storage__url=storage)
+    except BadConfig as error:
+        return [*(Finding("fatal", "configuration", problem) for problem in error.problems), *found]
+    source = config.file or "defaults, environment and arguments"
+    return [
+        Finding("ok", "configuration", source),
+        findings.store(config),
+        *findings.exposure(config),
+        *findings.credentials(config),
+        *found,
+    ]
+
+
+def _print(found: Iterable[Finding]) -> None:
+    """A line a finding, and one for its cure."""
+    for level, subject, message, cure in found:
+        click.echo(f"{click.style(level.ljust(8), fg=_COLOURS[level])} {subject:14} {message}")
+        if cure:
+            click.echo(f"{'':23} -> {cure}")

@@ -1,0 +1,167 @@
+"""What there is to say about a configuration and its machine, for `check` and for the start of `serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from ...storage import StorageDamaged, StorageError, StorageLocked, make_storage
+
+if TYPE_CHECKING:
+    from ...storage import Storage
+    from ..config import Config
+
+_SAFE_SQLITE = (3, 51, 3)
+_RELEASED = datetime(2025, 12, 1, tzinfo=UTC)
+_SHORTEST_KEY = 16
+
+
+class Finding(NamedTuple):
+    """``level``: how bad it is; ``fatal``: the server will not start, or must not. ``cure``: what to do."""
+
+    level: Literal["ok", "note", "warning", "fatal"]
+    subject: str
+    message: str
+    cure: str = ""
+
+
+def runtime() -> Iterator[Finding]:
+    """The versions of what Homeport runs on."""
+    yield Finding("ok", "python", platform.python_version())
+    if sqlite3.sqlite_version_info < _SAFE_SQLITE:
+        yield Finding(
+            "note",
+            "sqlite",
+            f"{sqlite3.sqlite_version} loses data where two connections write and checkpoint (before 3.51.3)",
+            "none needed: Homeport has one that does; let no other program write to its database",
+        )
+    else:
+        yield Finding("ok", "sqlite", sqlite3.sqlite_version)
+
+
+def clock() -> Iterator[Finding]:
+    """Whether the clock can be right."""
+    now = datetime.now(UTC)
+    if now < _RELEASED:
+        yield Finding(
+            "fatal", "clock", f"it is {now:%Y-%m-%d %H:%M} UTC, says the clock", "set the clock, best by NTP"
+        )
+    else:
+        yield Finding("ok", "clock", f"{now:%Y-%m-%d %H:%M} UTC, {now.astimezone():%H:%M %Z} for daily work")
+
+
+def exposure(config: Config) -> Iterator[Finding]:
+    """Who reaches the server, and whether it will answer them."""
+    if not config.exposed:
+        yield Finding("ok", "network", "for this machine alone")
+        return
+    yield Finding("note", "network", f"exposed: {'; '.join(config.exposed_by)}")
+    if not config.server.public_url and not config.server.allowed_hosts:
+        yield Finding(
+            "warning",
+            "network",
+            "clients that call the server by a host name are refused (421)",
+            "name it in server.public_url or server.allowed_hosts",
+        )
+
+
+def credentials(config: Config) -> Iterator[Finding]:
+    """Which API is on, and whether it has the keys that it needs."""
+    key = config.server.admin_key
+    if key is None and config.exposed:
+        yield Finding(
+            "warning",
+            "ADMIN_KEY",
+            "not set on an exposed server: /metrics answers this machine alone",
+            "set ADMIN_KEY, or server.admin_key_file, to a long random text (openssl rand -hex 32)",
+        )
+    elif key is not None and len(key.reveal()) < _SHORTEST_KEY:
+        yield Finding(
+            "warning",
+            "ADMIN_KEY",
+            f"shorter than {_SHORTEST_KEY} characters: it could be guessed",
+            "set it to a long random text (openssl rand -hex 32)",
+        )
+    else:
+        yield Finding("ok", "ADMIN_KEY", "not set" if key is None else "set")
+    for name, describe in _APIS.items():
+        if name in config.apis.enabled:
+            yield describe(config)
+        else:
+            yield Finding("ok", name, "off")
+
+
+def _device_usage(config: Config) -> Finding:
+    api = config.apis.device_usage
+    if config.exposed and api.registration == "open" and not api.allow_networks:
+        return Finding(
+            "note",
+            "device_usage",
+            f"on; any user key may begin, up to {api.max_users} of them, from anywhere",
+            'where that is not meant: apis.device_usage.registration = "closed", or allow_networks',
+        )
+    who = "any user key may begin" if api.registration == "open" else "for the user keys that were added"
+    return Finding("ok", "device_usage", f"on; {who}")
+
+
+_APIS: dict[str, Callable[[Config], Finding]] = {"device_usage": _device_usage}
+
+
+def store(config: Config) -> Finding:
+    """Whether the store opens, takes writes and is whole. One that is not there yet is not made."""
+    url = config.storage.url
+    backend, _, place = url.partition(":")
+    path = Path(place)
+    if backend in ("file", "sqlite") and not path.exists():
+        return _new_store(url, path)
+    try:
+        asyncio.run(_open(make_storage(url)))
+        damage = _damage(path) if backend == "sqlite" else None
+    except StorageLocked as error:
+        return Finding(
+            "note", "storage", f"{error}, so it was not looked into", "stop that server to have it checked"
+        )
+    except StorageDamaged as error:
+        damage = str(error)
+    except StorageError as error:
+        return Finding(
+            "fatal", "storage", str(error), "let this user write there, on a local disk that has room"
+        )
+    except ValueError as error:
+        return Finding("fatal", "storage", str(error), "correct storage.url")
+    if damage:
+        return Finding(
+            "fatal", "storage", damage, "keep a copy of it as it is, and put a backup in its place"
+        )
+    return Finding("ok", "storage", url)
+
+
+async def _open(storage: Storage) -> None:
+    async with storage:
+        await storage.ping()
+
+
+def _new_store(url: str, path: Path) -> Finding:
+    folder = next(parent for parent in path.parents if parent.exists())
+    if os.access(folder, os.W_OK | os.X_OK):
+        return Finding("ok", "storage", f"{url}, made at the first start")
+    return Finding(
+        "fatal", "storage", f"{path} cannot be made: {folder} is not writable", "let this user write there"
+    )
+
+
+def _damage(path: Path) -> str | None:
+    """What SQLite finds wrong with a database."""
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+        try:
+            found = [row[0] for row in db.execute("PRAGMA integrity_check(3)")]
+        except sqlite3.DatabaseError as error:
+            found = [str(error)]
+    return None if found == ["ok"] else f"{path}: {'; '.join(found)}"

@@ -1,0 +1,64 @@
+"""What commands share: the options that say which configuration, and how a command fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ..config import ConfigError, load_config
+from ..settings import defaults
+
+if TYPE_CHECKING:
+    from ..config import Config
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+help_option = click.help_option(help="Print this page.")
+config_option = click.option(
+    "--config",
+    "config_file",
+    metavar="FILE",
+    help="The configuration file.  [default: $HOMEPORT_CONFIG, else ./homeport.toml]",
+)
+storage_option = click.option(
+    "--storage",
+    metavar="URL",
+    help="memory:, file:PATH or sqlite:PATH.  [default: SQLite in your data folder]",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def setting_option(flag: str, name: str, metavar: str, text: str) -> Callable[[_F], _F]:
+    """An option for a setting; ``text`` is its help, to which the default is added."""
+    return click.option(flag, metavar=metavar, help=f"{text}  [default: {defaults()[name]}]")
+
+
+class Failure(click.ClickException):
+    """Ends the command: one line, exit code 1."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"homeport: {message}")
+
+
+class BadConfig(click.ClickException):
+    """Ends the command: one line a problem, exit code 2."""
+
+    exit_code = 2
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def configuration(file: str | None, **settings: object) -> Config:
+    """The configuration; ``settings`` are what arguments gave, `server__port` for `server.port`, or None.
+
+    Raises `BadConfig`.
+    """
+    given = {name.replace("__", "."): value for name, value in settings.items() if value is not None}
+    try:
+        return load_config(file, overrides=given)
+    except ConfigError as error:
+        raise BadConfig(error.problems) from None
