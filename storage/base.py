@@ -11,14 +11,12 @@ from __future__ import annotations
 import base64
 import re
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
-
-import msgspec
 
 from .documents import InvalidDocument, decode, encode
 from .feed import Feed
@@ -71,7 +69,7 @@ class Gone(StorageError):
 
 
 class InvalidQuery(StorageError, ValueError):
-    """A query on a field that is not declared, with a value of another type, or with a cursor that is none of its own."""
+    """A query on a field that is not declared, with a value of another type, or with another query's cursor."""
 
 
 class Conflict(StorageError):
@@ -169,7 +167,7 @@ class Collection:
     def __post_init__(self) -> None:
         if not _COLLECTION_NAME.fullmatch(self.name):
             raise ValueError(
-                f"collection name {self.name!r}: lower-case letters, digits, '_', '-' and '.', at most 63, not homeport…"
+                f"collection name {self.name!r}: lower-case letters, digits, '_', '-' and '.', at most 63, no homeport…"
             )
         names = [field.name for field in self.fields]
         if len(set(names)) != len(names) or "id" in names:
@@ -335,9 +333,11 @@ class Floor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """A page of what changed: in order of version, each record once. ``version``: the cursor for the next call. ``more``:
-    whether that call will find something now. ``store_version``: the store's. ``floor``: deletions up to it are not
-    remembered."""
+    """A page of what changed: in order of version, each record once.
+
+    ``version``: the cursor for the next call. ``more``: whether that call will find something now. ``store_version``:
+    the store's. ``floor``: deletions up to it are not remembered.
+    """
 
     changes: tuple[Change, ...]
     version: int
@@ -352,8 +352,10 @@ Operator = Literal["==", "<", "<=", ">", ">=", "in"]
 
 
 class Filter(NamedTuple):
-    """A condition on ``id`` or a declared field; ``in`` takes a tuple. A missing value equals None and nothing else, and
-    is in no range."""
+    """A condition on ``id`` or a declared field; ``in`` takes a tuple.
+
+    A missing value equals None and nothing else, and is in no range.
+    """
 
     field: str
     op: Operator
@@ -427,9 +429,7 @@ class Query:
         try:
             order, values = decode(base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True))
             if [tuple(item) for item in order] == list(self.order) and len(values) == len(order):
-                return tuple(
-                    self._operand(name, value) for (name, _), value in zip(self.order, values, strict=True)
-                )
+                return tuple(self._operand(name, value) for (name, _), value in zip(self.order, values, strict=True))
         except (ValueError, TypeError) as error:
             raise InvalidQuery("the cursor is not one of this query's") from error
         raise InvalidQuery("the cursor is not one of this query's")

@@ -1,7 +1,7 @@
 """Group commit: many waiting commits, one durable write.
 
-While one batch is being made durable the next gathers, so that what limits a store is the disk's fsyncs a second, not its
-commits a second. `resolve` decides what each commit of a batch does; `GroupCommit` gathers the batches.
+While one batch is being made durable the next gathers, so that what limits a store is the disk's fsyncs a second, not
+its commits a second. `resolve` decides what each commit of a batch does; `GroupCommit` gathers the batches.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from . import base
-from .base import ABSENT, Change, Check, Commit, Conflict, Delete, DeleteWhere, Put, Query, Value, Write
+from .base import ABSENT, Change, Commit, Conflict, Delete, DeleteWhere, Put, Query, Value, Write
 
 Key = tuple[str, str]
 """Collection and id."""
@@ -86,9 +86,7 @@ class _Resolver:
         self._given: dict[UniqueValue, list[str]] = {}
 
     def resolve(self) -> Resolution:
-        named = {
-            (w.collection.name, w.id) for writes in self._batch for w in writes if not isinstance(w, DeleteWhere)
-        }
+        named = {(w.collection.name, w.id) for writes in self._batch for w in writes if not isinstance(w, DeleteWhere)}
         self._versions = self._state.versions(named)
         values = {value for writes in self._batch for w in writes for value in _unique_values(w)}
         self._holders = self._state.holders(values) if values else {}
@@ -152,9 +150,7 @@ class _Resolver:
                 assert isinstance(write, Put)
                 others = [*self._given.get(value, ())]
                 others += [self._holders[value]] if value in self._holders else []
-                if value in given or any(
-                    other != write.id and self._holds(other, value, staged) for other in others
-                ):
+                if value in given or any(other != write.id and self._holds(other, value, staged) for other in others):
                     field = write.collection.fields[place].name
                     raise Conflict(index, name, write.id, "unique", self._present((name, write.id)), field)
                 given[value] = write.id

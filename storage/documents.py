@@ -21,7 +21,7 @@ _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 _decoder = msgspec.json.Decoder()
 encode = msgspec.json.Encoder(decimal_format="number").encode
-"""The bytes of a value made of dicts, lists, strings, numbers (decimals too), booleans and None, without white space."""
+"""The bytes of a value of dicts, lists, strings, numbers (decimals too), booleans and None, without white space."""
 
 
 class InvalidDocument(ValueError):

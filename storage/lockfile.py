@@ -47,9 +47,7 @@ class StoreLock:
             except BlockingIOError:
                 owner = os.read(descriptor, 20).decode("ascii", "replace").strip()
                 os.close(descriptor)
-                raise StorageLocked(
-                    f"{self.path.with_suffix('')} is in use by process {owner or 'unknown'}"
-                ) from None
+                raise StorageLocked(f"{self.path.with_suffix('')} is in use by process {owner or 'unknown'}") from None
             except BaseException:
                 os.close(descriptor)
                 raise

@@ -43,7 +43,7 @@ class KeyedLocks:
 
 
 async def retry(storage: Storage, keys: Iterable[str], attempt: Callable[[], Awaitable[T]]) -> T:
-    """Runs an ``attempt`` that reads, computes and commits with the versions it read, again while it ends in `Conflict`.
+    """Runs an ``attempt`` that reads, computes and commits with the versions it read; again while that is a `Conflict`.
 
     Attempts on one key take turns in this process, so that a conflict can only come from another; the last of 16 is
     raised.

@@ -46,7 +46,6 @@ class TablesStorage(Storage):
         table = self._tables.tables[self._declared(collection).name]
         return table.changes(after, limit, began, self._tables.version)
 
-
     async def _loaded(self, changes: AsyncIterable[Change | Floor]) -> Tables:
         """Tables made of another store's changes."""
         if self._tables.version:

@@ -1,9 +1,9 @@
 """Records in one SQLite file.
 
 One connection writes and checkpoints, on a thread of its own, a batch of commits a hop. Before SQLite 3.51.3 two
-connections that do so lose data, and nothing but this process's SQLite library may open the database, its ``-wal`` or its
-``-shm``: closing any other descriptor of them drops the process's locks. Readers open read-only and close before the
-writer.
+connections that do so lose data, and nothing but this process's SQLite library may open the database, its ``-wal`` or
+its ``-shm``: closing any other descriptor of them drops the process's locks. Readers open read-only and close before
+the writer.
 """
 
 from __future__ import annotations
@@ -265,7 +265,7 @@ class SqliteStorage(Storage):
 
         A WAL that was written back whole begins anew and keeps its size, so it has grown when it exceeds that.
         """
-        size = os.stat(self._wal).st_size  # noqa: ASYNC240 - a stat of a file that is in use does not wait
+        size = self._wal.stat().st_size
         if size >= TRUNCATE_BYTES:
             async with self._writing, self._reading.shut():
                 await self._write_hop(lambda db: _checkpoint(db, "TRUNCATE"))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection as Sized
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection as Sized
 from heapq import merge
 from itertools import groupby, islice
 from typing import Any, NamedTuple
@@ -229,7 +229,7 @@ class Table:
     def _sorted(self, rows: Iterable[Row], order: Sequence[tuple[str, bool]]) -> list[Row]:
         result = list(rows)
         for name, descending in reversed(order):
-            result.sort(key=lambda row: _key(self._value(row, name)), reverse=descending)  # noqa: B023 - used at once
+            result.sort(key=lambda row: _key(self._value(row, name)), reverse=descending)
         return result
 
     def _is_after(self, row: Row, position: Sequence[Value], order: Sequence[tuple[str, bool]]) -> bool:

@@ -36,8 +36,8 @@ REPORTS = Collection("device_usage_reports", (Field("hostname", "text"),))
 DEVICES = Collection("device_usage_devices")
 """``hostname``, ``lastSeen`` (as sent), ``totalTokens`` and ``cost`` of each device's newest report."""
 USERS = Collection("device_usage_users")
-"""``devices``: how many; ``registered``: whether by ``homeport users add``. Written with every device that comes or goes,
-so that both always agree."""
+"""``devices``: how many; ``registered``: whether by ``homeport users add``. Written with every device that comes or
+goes, so that both always agree."""
 
 _PAGE = 500
 
@@ -201,9 +201,7 @@ class Ledger:
             state["registered"] = registered
             version = record.version if record else ABSENT
             gone = not registered and not state["devices"]
-            await self._storage.commit(
-                [Delete(USERS, user, version) if gone else Put(USERS, user, state, version)]
-            )
+            await self._storage.commit([Delete(USERS, user, version) if gone else Put(USERS, user, state, version)])
             return True
 
         return await retry(self._storage, [user], attempt)

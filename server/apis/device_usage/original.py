@@ -1,8 +1,8 @@
 """The database of the server that these clients used before: taken in once, in place.
 
-Its tables: ``users`` (``user_key`` in clear), and ``device_stats``, unique by ``user_key``, ``hostname``, ``timestamp``,
-with a column for each number and ``hourly_usage`` as JSON text. It kept neither the client's version nor the average
-duration of sessions.
+Its tables: ``users`` (``user_key`` in clear), and ``device_stats``, unique by ``user_key``, ``hostname`` and
+``timestamp``, with a column for each number and ``hourly_usage`` as JSON text. It kept neither the client's version nor
+the average duration of sessions.
 """
 
 from __future__ import annotations
@@ -35,9 +35,7 @@ async def import_original(storage_url: str, storage: Storage) -> None:
     scheme, _, path = storage_url.partition(":")
     if scheme != "sqlite" or await storage.get(IMPORTS, [_DONE]):
         return
-    # Another connection of the same library, which is all that may open a live database.
-    database = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
-    database.row_factory = sqlite3.Row
+    database = await asyncio.to_thread(_connect, Path(path))
     try:
         tables = {name for (name,) in await _select(database, "SELECT name FROM sqlite_schema WHERE type = 'table'")}
         if not {"users", "device_stats"} <= tables:
@@ -47,6 +45,13 @@ async def import_original(storage_url: str, storage: Storage) -> None:
         database.close()
     await storage.commit([Put(IMPORTS, _DONE, {"reports": taken, "refused": refused})])
     log.info("took in %d reports of the original server (%d could not be read)", taken, refused)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Another connection of the same library, which is all that may open a live database."""
+    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+    database.row_factory = sqlite3.Row
+    return database
 
 
 async def _take_in(database: sqlite3.Connection, ledger: Ledger) -> tuple[int, int]:
