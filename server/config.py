@@ -128,14 +128,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def exposed_by(self) -> tuple[str, ...]:
         """What makes the server exposed (contracts/README.md, "Exposed or not"), naming the settings."""
         server = self.server
-        found = [
-            f"it listens on {format_address(address)}" for address in server.addresses if not address.loopback
-        ]
+        found = [f"it listens on {format_address(address)}" for address in server.addresses if not address.loopback]
         if server.public_url and not is_loopback_host(urlsplit(server.public_url).hostname or ""):
             found.append(f"server.public_url is {server.public_url}")
-        found += [
-            f"server.allowed_hosts has {host}" for host in server.allowed_hosts if not is_loopback_host(host)
-        ]
+        found += [f"server.allowed_hosts has {host}" for host in server.allowed_hosts if not is_loopback_host(host)]
         if server.trusted_proxies:
             found.append("server.trusted_proxies is set")
         return tuple(found)
@@ -177,9 +173,7 @@ def load_config(
     try:
         _settle(values, environ)
     except RuntimeError:  # pathlib's, about ~
-        raise ConfigError(
-            ["storage.path: no home folder is known to keep data in; set storage.url"]
-        ) from None
+        raise ConfigError(["storage.path: no home folder is known to keep data in; set storage.url"]) from None
     return msgspec.convert({**nest(values), "file": file and os.fspath(file)}, Config, dec_hook=_decode)
 
 

@@ -166,7 +166,6 @@ FORMATS = {
     "rate-limit": Format(_is_rate_limit, "a rate limit", "600/hour"),
     "storage-url": Format(
         _is_storage_url,
-        "memory:, file:PATH, sqlite:PATH or package.module:factory"
-        " (postgresql: is not available in this version)",
+        "memory:, file:PATH, sqlite:PATH or package.module:factory (postgresql: is not available in this version)",
     ),
 }

@@ -27,9 +27,7 @@ def check(config_file: str | None, storage: str | None, as_json: bool) -> None:
     found = _check(config_file, storage)
     fatal = any(finding.level == "fatal" for finding in found)
     if as_json:
-        click.echo(
-            json.dumps({"fatal": fatal, "findings": [finding._asdict() for finding in found]}, indent=2)
-        )
+        click.echo(json.dumps({"fatal": fatal, "findings": [finding._asdict() for finding in found]}, indent=2))
     else:
         _print(found)
     raise click.exceptions.Exit(1 if fatal else 0)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ...storage import StorageDamaged, StorageError, StorageLocked, make_storage
+from ...storage.lockfile import StoreLock
+from ...storage.sqlite_tables import MIGRATIONS
 
 if TYPE_CHECKING:
     from ...storage import Storage
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 _SAFE_SQLITE = (3, 51, 3)
 _RELEASED = datetime(2025, 12, 1, tzinfo=UTC)
 _SHORTEST_KEY = 16
+_RESTORE = "keep a copy of it as it is, and put a backup in its place"
 
 
 class Finding(NamedTuple):
@@ -50,9 +53,7 @@ def clock() -> Iterator[Finding]:
     """Whether the clock can be right."""
     now = datetime.now(UTC)
     if now < _RELEASED:
-        yield Finding(
-            "fatal", "clock", f"it is {now:%Y-%m-%d %H:%M} UTC, says the clock", "set the clock, best by NTP"
-        )
+        yield Finding("fatal", "clock", f"it is {now:%Y-%m-%d %H:%M} UTC, says the clock", "set the clock, best by NTP")
     else:
         yield Finding("ok", "clock", f"{now:%Y-%m-%d %H:%M} UTC, {now.astimezone():%H:%M %Z} for daily work")
 
@@ -115,31 +116,24 @@ _APIS: dict[str, Callable[[Config], Finding]] = {"device_usage": _device_usage}
 
 
 def store(config: Config) -> Finding:
-    """Whether the store opens, takes writes and is whole. One that is not there yet is not made."""
+    """Whether the store opens, takes writes and is whole. Makes none, and changes none that is of another version."""
     url = config.storage.url
     backend, _, place = url.partition(":")
     path = Path(place)
     if backend in ("file", "sqlite") and not path.exists():
         return _new_store(url, path)
     try:
+        if backend == "sqlite" and (finding := _database(path)):
+            return finding
         asyncio.run(_open(make_storage(url)))
-        damage = _damage(path) if backend == "sqlite" else None
     except StorageLocked as error:
-        return Finding(
-            "note", "storage", f"{error}, so it was not looked into", "stop that server to have it checked"
-        )
+        return Finding("note", "storage", f"{error}, so it was not looked into", "stop that server to have it checked")
     except StorageDamaged as error:
-        damage = str(error)
+        return Finding("fatal", "storage", str(error), _RESTORE)
     except StorageError as error:
-        return Finding(
-            "fatal", "storage", str(error), "let this user write there, on a local disk that has room"
-        )
+        return Finding("fatal", "storage", str(error), "let this user write there, on a local disk that has room")
     except ValueError as error:
         return Finding("fatal", "storage", str(error), "correct storage.url")
-    if damage:
-        return Finding(
-            "fatal", "storage", damage, "keep a copy of it as it is, and put a backup in its place"
-        )
     return Finding("ok", "storage", url)
 
 
@@ -152,16 +146,25 @@ def _new_store(url: str, path: Path) -> Finding:
     folder = next(parent for parent in path.parents if parent.exists())
     if os.access(folder, os.W_OK | os.X_OK):
         return Finding("ok", "storage", f"{url}, made at the first start")
-    return Finding(
-        "fatal", "storage", f"{path} cannot be made: {folder} is not writable", "let this user write there"
-    )
+    return Finding("fatal", "storage", f"{path} cannot be made: {folder} is not writable", "let this user write there")
 
 
-def _damage(path: Path) -> str | None:
-    """What SQLite finds wrong with a database."""
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
-        try:
-            found = [row[0] for row in db.execute("PRAGMA integrity_check(3)")]
-        except sqlite3.DatabaseError as error:
-            found = [str(error)]
-    return None if found == ["ok"] else f"{path}: {'; '.join(found)}"
+def _database(path: Path) -> Finding | None:
+    """What is wrong with an SQLite database, or to be known before it is opened to write."""
+    lock = StoreLock(path)
+    lock.acquire()
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as db:
+            damage = [row[0] for row in db.execute("PRAGMA integrity_check(3)")]
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+    except sqlite3.Error as error:
+        return Finding("fatal", "storage", f"{path}: {error}", _RESTORE)
+    finally:
+        lock.release()
+    if damage != ["ok"]:
+        return Finding("fatal", "storage", f"{path}: {'; '.join(damage)}", _RESTORE)
+    if version < len(MIGRATIONS):
+        return Finding(
+            "note", "storage", f"{path} is of an earlier version; a start backs it up and brings it up to date"
+        )
+    return None

@@ -62,9 +62,7 @@ _DRAIN = 0.4
 @click.option(
     "--ready-file", metavar="FILE", type=click.Path(path_type=Path), help="Where to write the URL when ready."
 )
-@setting_option(
-    "--log-format", "log.format", "FORMAT", "The log: console, json, or auto (json in no terminal)."
-)
+@setting_option("--log-format", "log.format", "FORMAT", "The log: console, json, or auto (json in no terminal).")
 @help_option
 def serve(
     config_file: str | None,
@@ -133,9 +131,7 @@ def _stopped_by_signals(timeout: float) -> asyncio.Event:
             _give_up(f"ended by a second {name}, before it had stopped")
         log.info("%s: stopping", name)
         stopping.set()
-        watchdog = threading.Timer(
-            timeout, _give_up, [f"ended, as it did not stop within {timeout:g} seconds"]
-        )
+        watchdog = threading.Timer(timeout, _give_up, [f"ended, as it did not stop within {timeout:g} seconds"])
         watchdog.daemon = True
         watchdog.start()
 
@@ -177,9 +173,7 @@ def _explained(address: Address) -> Iterator[None]:
     except OSError as error:
         number = error.errno or 0
         reason = os.strerror(number) if number > 0 else error.strerror or str(error)
-        raise Failure(
-            f"cannot listen on {format_address(address)}: {reason}{_CURES.get(number, '')}"
-        ) from None
+        raise Failure(f"cannot listen on {format_address(address)}: {reason}{_CURES.get(number, '')}") from None
 
 
 def _refuse_if_taken(path: str) -> None:
@@ -200,15 +194,11 @@ def _url(name: str | tuple[str, int]) -> str:
 
 
 def _summarize(config: Config, urls: list[str]) -> None:
-    log.info(
-        "homeport %s, configuration: %s", __version__, config.file or "defaults, environment and arguments"
-    )
+    log.info("homeport %s, configuration: %s", __version__, config.file or "defaults, environment and arguments")
     log.info("data: %s", config.storage.url)
     for finding in (*exposure(config), *credentials(config)):
         level = logging.WARNING if finding.level == "warning" else logging.INFO
-        log.log(
-            level, "%s: %s%s", finding.subject, finding.message, f"; {finding.cure}" if finding.cure else ""
-        )
+        log.log(level, "%s: %s%s", finding.subject, finding.message, f"; {finding.cure}" if finding.cure else "")
     log.info("listening on %s", ", ".join(urls))
 
 
