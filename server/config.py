@@ -21,14 +21,16 @@ import msgspec
 from .formats import FORMATS, Address, format_address, is_loopback_host, parse_address
 from .settings import Table, defaults, flatten, from_text, is_secret, nearest, nest, problems, settings
 
-_T = TypeVar("_T")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
-_PREFIX = "HOMEPORT_"
-_LEGACY = {  # the environment of existing deployments: the setting each means, and how it says it
+LEGACY_NAMES = {
     "PORT": ("server.port", "{}"),
     "DATABASE_PATH": ("storage.url", "sqlite:{}"),
     "ADMIN_KEY": ("server.admin_key", "{}"),
 }
+"""The environment of existing deployments: the setting that each variable means, and what it is set to."""
+
+_T = TypeVar("_T")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+_PREFIX = "HOMEPORT_"
 _NOT_AVAILABLE = {
     "DATABASE_URL": "PostgreSQL is not available in this version; unset it, and see storage.url",
     "REDIS_URL": "Redis is not available in this version; unset it",
@@ -170,10 +172,9 @@ def load_config(
         values |= given
     if wrong:
         raise ConfigError(wrong)
-    try:
-        _settle(values, environ)
-    except RuntimeError:  # pathlib's, about ~
-        raise ConfigError(["storage.path: no home folder is known to keep data in; set storage.url"]) from None
+    _settle(values, environ, wrong)
+    if wrong:
+        raise ConfigError(wrong)
     return msgspec.convert({**nest(values), "file": file and os.fspath(file)}, Config, dec_hook=_decode)
 
 
@@ -202,7 +203,7 @@ def _legacy(environ: Mapping[str, str], wrong: list[str]) -> _Layer:
     if environ.get("DATABASE_PATH") and environ.get("DATABASE_URL"):
         wrong.append("DATABASE_PATH, DATABASE_URL: both are set; keep the one that says where the data lives")
     wrong += [f"{variable}: {why}" for variable, why in _NOT_AVAILABLE.items() if environ.get(variable)]
-    given = {variable: how for variable, how in _LEGACY.items() if environ.get(variable)}
+    given = {variable: how for variable, how in LEGACY_NAMES.items() if environ.get(variable)}
     texts = {name: how.format(environ[variable]) for variable, (name, how) in given.items()}
     variables = {name: variable for variable, (name, _) in given.items()}
     return _from_texts(texts, variables, wrong)
@@ -275,6 +276,8 @@ def _read_secrets(given: Table, label: Callable[[str], str], wrong: list[str]) -
             given[name] = Path(file).expanduser().read_text("utf-8").strip()
         except OSError as error:
             wrong.append(f"{where}: {file} cannot be read: {error.strerror}")
+        except RuntimeError:
+            wrong.append(f"{where}: {file} is in no home folder that is known")
         except UnicodeDecodeError:
             wrong.append(f"{where}: {file} is not UTF-8 text")
         else:
@@ -282,7 +285,7 @@ def _read_secrets(given: Table, label: Callable[[str], str], wrong: list[str]) -
                 wrong.append(f"{where}: {file} is empty; it has to hold the secret")
 
 
-def _settle(values: Table, environ: Mapping[str, str]) -> None:
+def _settle(values: Table, environ: Mapping[str, str], wrong: list[str]) -> None:
     """From the settings as people write them to those that the server reads."""
     if not values["server.listen"]:
         values["server.listen"] = [format_address(Address(values["server.host"], values["server.port"]))]
@@ -292,8 +295,11 @@ def _settle(values: Table, environ: Mapping[str, str]) -> None:
         backend, path = values["storage.backend"], values["storage.path"]
         values["storage.url"] = f"{backend}:"
     if backend in _DEFAULT_STORE:
-        place = Path(path or _data_folder(environ) / _DEFAULT_STORE[backend]).expanduser()
-        values["storage.url"] = f"{backend}:{place.absolute()}"
+        place = Path(path or _data_folder(environ) / _DEFAULT_STORE[backend])
+        try:
+            values["storage.url"] = f"{backend}:{place.expanduser().absolute()}"
+        except RuntimeError:  # pathlib's, about ~
+            wrong.append(f"storage: {place} is in no home folder that is known; give an absolute path")
     for name, rule in settings().items():
         if values[name] == "" == rule["default"]:
             values[name] = None

@@ -18,8 +18,8 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*", re.IGNORECASE)
 _URL = re.compile(r"[A-Za-z0-9:/._~!$&'()*+,;=%\[\]-]+")
 _SEGMENTS = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
 _AUTHORITY = re.compile(r"(?:\[(?P<literal>[^\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[0-9]{1,5}))?")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_FACTORY = re.compile(r"(?!(?:memory|postgres|postgresql):)[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 class Address(NamedTuple):

@@ -165,6 +165,7 @@ def _show(value: object, rule: Schema) -> str:
     if rule.get("writeOnly"):
         return "the value"
     text = _CREDENTIALS.sub("…@", msgspec.json.encode(value).decode())
+    text = "".join(character if character.isprintable() else f"\\u{ord(character):04x}" for character in text)
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
