@@ -21,18 +21,14 @@ def _no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 SKIPS = [
-    pytest.param(
-        "@pytest.mark.skipif(True, reason='needs wrk')\ndef test(): ...", {"errors": 1}, id="by a marker"
-    ),
+    pytest.param("@pytest.mark.skipif(True, reason='needs wrk')\ndef test(): ...", {"errors": 1}, id="by a marker"),
     pytest.param("def test(): pytest.skip('needs wrk')", {"failed": 1}, id="in the test"),
     pytest.param(
         "@pytest.fixture\ndef wrk(): pytest.skip('needs wrk')\ndef test(wrk): ...",
         {"errors": 1},
         id="in a fixture",
     ),
-    pytest.param(
-        "pytest.skip('needs wrk', allow_module_level=True)\ndef test(): ...", {"errors": 1}, id="the module"
-    ),
+    pytest.param("pytest.skip('needs wrk', allow_module_level=True)\ndef test(): ...", {"errors": 1}, id="the module"),
 ]
 
 

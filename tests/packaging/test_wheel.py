@@ -1,9 +1,8 @@
-"""The wheel holds the package, all of it, and nothing else; its dependencies are pinned for `make`."""
+"""The wheel holds the package, all of it, and nothing else."""
 
 import shutil
 import subprocess
 import sys
-import tomllib
 import zipfile
 from collections.abc import Iterator
 from configparser import ConfigParser
@@ -11,8 +10,6 @@ from email import message_from_string
 from pathlib import Path
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
 
 import homeport
 
@@ -41,9 +38,7 @@ def package_files(tree: Path) -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def wheel(
-    tree: Path, package_files: set[str], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[zipfile.ZipFile]:
+def wheel(tree: Path, package_files: set[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[zipfile.ZipFile]:
     """The wheel of the tree, which is listed before the build leaves files of its own in it."""
     out = tmp_path_factory.mktemp("dist")
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation"]
@@ -71,14 +66,3 @@ def test_its_metadata(wheel: zipfile.ZipFile) -> None:
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "MIT"
     assert wheel.read(f"{DIST_INFO}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
-
-
-def test_constraints_pin_every_dependency() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pins = [Requirement(line) for line in lines if not line.startswith("#")]
-    assert {clause.operator for pin in pins for clause in pin.specifier} == {"=="}
-    pinned = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
-    for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
-        need = Requirement(line)
-        assert pinned[canonicalize_name(need.name)] in need.specifier, line
