@@ -86,8 +86,13 @@ class _Resolver:
         self._given: dict[UniqueValue, list[str]] = {}
 
     def resolve(self) -> Resolution:
-        named = {(w.collection.name, w.id) for writes in self._batch for w in writes if not isinstance(w, DeleteWhere)}
-        self._versions = self._state.versions(named)
+        asked = {
+            (w.collection.name, w.id)
+            for writes in self._batch
+            for w in writes
+            if isinstance(w, Delete) or (not isinstance(w, DeleteWhere) and w.if_version is not None)
+        }
+        self._versions = self._state.versions(asked) if asked else {}
         values = {value for writes in self._batch for w in writes for value in _unique_values(w)}
         self._holders = self._state.holders(values) if values else {}
         outcomes: list[Commit | Conflict] = []
@@ -110,13 +115,12 @@ class _Resolver:
                     staged[write.query.collection.name, id] = Written(write.query.collection, id, version, None)
             else:
                 key = (write.collection.name, write.id)
-                present = self._present(key)
-                if write.if_version is not None and write.if_version != present:
-                    raise Conflict(index, *key, "version", present)
+                if write.if_version is not None and write.if_version != self._present(key):
+                    raise Conflict(index, *key, "version", self._present(key))
                 if isinstance(write, Put):
                     version += 1
                     staged[key] = Written(write.collection, write.id, version, write)
-                elif isinstance(write, Delete) and present:
+                elif isinstance(write, Delete) and self._present(key):
                     version += 1
                     staged[key] = Written(write.collection, write.id, version, None)
             versions.append(version if version > before else 0)
@@ -152,7 +156,7 @@ class _Resolver:
                 others += [self._holders[value]] if value in self._holders else []
                 if value in given or any(other != write.id and self._holds(other, value, staged) for other in others):
                     field = write.collection.fields[place].name
-                    raise Conflict(index, name, write.id, "unique", self._present((name, write.id)), field)
+                    raise Conflict(index, name, write.id, "unique", field=field)
                 given[value] = write.id
         return given
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -24,22 +24,30 @@ class KeyedLocks:
     @asynccontextmanager
     async def hold(self, keys: Iterable[str]) -> AsyncIterator[None]:
         """Holds the locks of all keys, taken in sorted order, so that two holders never wait for each other."""
-        async with AsyncExitStack() as stack:
+        held: list[str] = []
+        try:
             for key in sorted(set(keys)):
-                await stack.enter_async_context(self._one(key))
+                await self._take(key)
+                held.append(key)
             yield
+        finally:
+            for key in held:
+                self._locks[key].release()
+                self._leave(key)
 
-    @asynccontextmanager
-    async def _one(self, key: str) -> AsyncIterator[None]:
+    async def _take(self, key: str) -> None:
         lock = self._locks.setdefault(key, asyncio.Lock())
         self._users[key] = self._users.get(key, 0) + 1
         try:
-            async with lock:
-                yield
-        finally:
-            self._users[key] -= 1
-            if not self._users[key]:
-                del self._users[key], self._locks[key]
+            await lock.acquire()
+        except BaseException:
+            self._leave(key)
+            raise
+
+    def _leave(self, key: str) -> None:
+        self._users[key] -= 1
+        if not self._users[key]:
+            del self._users[key], self._locks[key]
 
 
 async def retry(storage: Storage, keys: Iterable[str], attempt: Callable[[], Awaitable[T]]) -> T:

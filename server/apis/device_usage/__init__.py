@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ....storage import InvalidQuery
 from ....storage.times import DAY, format_time, parse_time
-from ...errors import ApiError, BadRequest, Forbidden, InvalidBody, NotFound, Problem
+from ...errors import ApiError, Forbidden, InvalidBody, InvalidParameters, NotFound, Problem
 from ...jobs import Job
 from ...keys import CLOCK, CONFIG, STORAGE
 from ...operation import Api
@@ -132,16 +131,25 @@ def _kept(posted: Mapping[str, Any]) -> dict[str, Any]:
 )
 async def stats(request: ApiRequest) -> dict[str, Any]:
     """All devices together, each by its newest report, most tokens first."""
-    devices = await Ledger(request.storage).devices(user_id(_key(request)))
-    if not devices:
+    reports = await Ledger(request.storage).newest(user_id(_key(request)))
+    if not reports:
         raise NotFound("No data found for this user", guess=True)
-    devices.sort(key=lambda device: (-device["totalTokens"], device["hostname"]))
+    rows = [
+        {"hostname": r["hostname"], "lastSeen": r["timestamp"], "totalTokens": int(r["usage"]["totalTokens"])}
+        for r in reports
+    ]
+    rows.sort(key=lambda row: (-row["totalTokens"], row["hostname"]))
     return {
-        "devices": [{name: device[name] for name in ("hostname", "lastSeen", "totalTokens")} for device in devices],
-        "totalTokens": sum(device["totalTokens"] for device in devices),
-        # A double's shortest decimal is what was sent; its binary value would make three times 0.1 more than 0.3.
-        "totalCost": sum((Decimal(repr(device["cost"])) for device in devices), Decimal()),
+        "devices": rows,
+        "totalTokens": sum(row["totalTokens"] for row in rows),
+        "totalCost": sum((_cost(report["costs"]) for report in reports), Decimal()),
     }
+
+
+def _cost(costs: Mapping[str, Any]) -> Decimal:
+    """What a device's usage cost: ``actual`` or, where that is 0 or absent, ``opus``, as clients send them."""
+    # A double's shortest decimal is what was sent; its binary value would make three times 0.1 more than 0.3.
+    return Decimal(repr(costs.get("actual") or costs["opus"]))
 
 
 @api.get(
@@ -153,9 +161,9 @@ async def stats(request: ApiRequest) -> dict[str, Any]:
 )
 async def devices(request: ApiRequest) -> dict[str, Any]:
     """The user's devices, the one heard last first."""
-    found = await Ledger(request.storage).devices(user_id(_key(request)))
-    found.sort(key=lambda device: (-parse_time(device["lastSeen"]), device["hostname"]))
-    rows = [{"hostname": device["hostname"], "last_seen": device["lastSeen"]} for device in found]
+    reports = await Ledger(request.storage).newest(user_id(_key(request)))
+    reports.sort(key=lambda report: (-parse_time(report["timestamp"]), report["hostname"]))
+    rows = [{"hostname": report["hostname"], "last_seen": report["timestamp"]} for report in reports]
     return {"status": "success", "data": {"devices": rows}}
 
 
@@ -187,13 +195,12 @@ async def history(request: ApiRequest) -> dict[str, Any]:
     query = request.query
     begin, end = (parse_time(query[name]) if name in query else None for name in ("from", "to"))
     try:
-        page = await Ledger(request.storage).history(
+        reports, following = await Ledger(request.storage).history(
             user_id(_key(request)), query.get("hostname"), begin, end, query["limit"], query.get("cursor")
         )
-    except InvalidQuery as error:
-        raise BadRequest(problems=[Problem(("cursor",), "must be a `next` of this history")]) from error
-    reports = [msgspec.Raw(record.document) for record in page.records]
-    return {"status": "success", "data": {"reports": reports, "next": page.next}}
+    except ValueError as error:
+        raise InvalidParameters(problems=[Problem(("cursor",), "must be a `next` of this history")]) from error
+    return {"status": "success", "data": {"reports": [msgspec.Raw(report) for report in reports], "next": following}}
 
 
 async def _forget_old(app: web.Application) -> None:

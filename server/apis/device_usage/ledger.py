@@ -1,13 +1,15 @@
-"""Device usage as it is kept: reports, the newest of each device, and who may report.
+"""Device usage as it is kept: reports, devices, and who may report.
 
 A user is known by the SHA-256 of the key, which is nowhere kept. Ids are built to be scanned: a report's is
-``user/instant/hostname``, so that a history is a range of ids and needs no index.
+``user/hostname/instant``, so that a device's history is a range of ids, its newest report the last of them, and no
+index is needed. A report of a known device is one write.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,11 +17,11 @@ from ....storage import (
     ABSENT,
     Check,
     Collection,
+    Conflict,
     Delete,
     DeleteWhere,
-    Field,
     Filter,
-    Page,
+    Operator,
     Put,
     Query,
     Record,
@@ -31,10 +33,10 @@ from ....storage import (
 from ....storage.times import format_instant, parse_time
 from ...errors import Forbidden
 
-REPORTS = Collection("device_usage_reports", (Field("hostname", "text"),))
+REPORTS = Collection("device_usage_reports")
 """Reports as posted, without the key."""
 DEVICES = Collection("device_usage_devices")
-"""``hostname``, ``lastSeen`` (as sent), ``totalTokens`` and ``cost`` of each device's newest report."""
+"""The ``hostname`` of each device that has reported; every report is written on condition that its device is here."""
 USERS = Collection("device_usage_users")
 """``devices``: how many; ``registered``: whether by ``homeport users add``. Written with every device that comes or
 goes, so that both always agree."""
@@ -53,12 +55,6 @@ class Report(NamedTuple):
     hostname: str
     instant: int
     document: dict[str, Any]
-
-
-def newest_cost(costs: Mapping[str, Any]) -> float:
-    """What a report says its usage cost: ``actual`` or, where that is 0 or absent, ``opus``, as clients send them."""
-    cost: float = costs.get("actual") or costs["opus"]
-    return cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,31 +77,27 @@ class Ledger:
 
         Raises `Forbidden` where ``admission`` (None: everybody) lets the user or a new device not in.
         """
+        writes = {id: Put(REPORTS, id, document) for id, document in _by_id(user, reports)}
+        devices = {_device_id(user, report.hostname): report.hostname for report in reports}
 
         async def attempt() -> None:
-            writes: list[Write] = list({id: Put(REPORTS, id, doc) for id, doc in _by_id(user, reports)}.values())
-            newest = {report.hostname: report for report in sorted(reports, key=lambda report: report.instant)}
-            known = await self._storage.get(DEVICES, [f"{user}/{hostname}" for hostname in newest])
-            for hostname, report in newest.items():
-                id = f"{user}/{hostname}"
-                present = known.get(id)
-                if present is None:
-                    writes.append(Put(DEVICES, id, _device(report), ABSENT))
-                elif report.instant >= parse_time(present.decode()["lastSeen"]):
-                    writes.append(Put(DEVICES, id, _device(report), present.version))
-                else:
-                    writes.append(Check(DEVICES, id, present.version))
-            if len(known) < len(newest):
-                await self._admit(user, len(newest) - len(known), admission, writes)
+            known = await self._storage.get(DEVICES, list(devices))
+            new = [Put(DEVICES, id, {"hostname": name}, ABSENT) for id, name in devices.items() if id not in known]
+            if new:
+                await self._admit(user, admission, [*writes.values(), *new], len(new))
                 return
             if admission is not None and admission.closed:
                 await self._check_registered(user)
-            await self._storage.commit(writes)
+            present = [Check(DEVICES, id, record.version) for id, record in known.items()]
+            await self._storage.commit([*present, *writes.values()])
 
-        await retry(self._storage, [user], attempt)
+        try:
+            await attempt()  # a known device needs no lock: its report waits for no other
+        except Conflict:
+            await retry(self._storage, [user], attempt)
 
-    async def _admit(self, user: str, devices: int, admission: Admission | None, writes: list[Write]) -> None:
-        """Commits writes that bring new devices, if the user may have them."""
+    async def _admit(self, user: str, admission: Admission | None, writes: Sequence[Write], devices: int) -> None:
+        """Commits writes that bring so many new devices, if the user may have them."""
         # Users are counted by one newcomer at a time, so that two do not both take the last place.
         async with self._storage.locks.hold([USERS.name]):
             record = (await self._storage.get(USERS, [user])).get(user)
@@ -126,62 +118,79 @@ class Ledger:
         if record is None or not record.decode()["registered"]:
             raise Forbidden("This user key is not registered here")
 
-    async def devices(self, user: str) -> list[dict[str, Any]]:
-        """The user's devices, as `DEVICES` has them, by hostname."""
+    async def newest(self, user: str) -> list[dict[str, Any]]:
+        """The newest report of each of the user's devices, by hostname."""
         page = await self._storage.find(Query(DEVICES, starts_with(f"{user}/")))
-        return [record.decode() for record in page.records]
+        newest = [Query(REPORTS, starts_with(f"{device.id}/"), ("-id",), limit=1) for device in page.records]
+        # A device that is removed between the two reads has no report.
+        return [report.decode() for query in newest for report in (await self._storage.find(query)).records]
 
-    async def remove_device(self, user: str, hostname: str, silent_since: int | None = None) -> bool:
-        """Forgets a device and its reports; False where there is none, or one that was heard since ``silent_since``."""
-        id = f"{user}/{hostname}"
+    async def remove_device(self, user: str, hostname: str) -> bool:
+        """Forgets a device and its reports; False where there is none."""
+        id = _device_id(user, hostname)
+        return await retry(self._storage, [user], lambda: self._remove(user, id, DeleteWhere(_reports_of(id))))
 
-        async def attempt() -> bool:
-            device = (await self._storage.get(DEVICES, [id])).get(id)
-            if device is None:
-                return False
-            if silent_since is not None and parse_time(device.decode()["lastSeen"]) >= silent_since:
-                return False
-            owner = (await self._storage.get(USERS, [user]))[user]
-            state = owner.decode()
-            state["devices"] -= 1
-            gone = not state["devices"] and not state["registered"]
-            reports = Query(REPORTS, (*starts_with(f"{user}/"), Filter("hostname", "==", hostname)))
-            await self._storage.commit(
-                [
-                    DeleteWhere(reports),
-                    Delete(DEVICES, id, device.version),
-                    Delete(USERS, user, owner.version) if gone else Put(USERS, user, state, owner.version),
-                ]
-            )
-            return True
-
-        return await retry(self._storage, [user], attempt)
+    async def _remove(self, user: str, id: str, *further: Write) -> bool:
+        device = (await self._storage.get(DEVICES, [id])).get(id)
+        if device is None:
+            return False
+        owner = (await self._storage.get(USERS, [user]))[user]
+        state = owner.decode()
+        state["devices"] -= 1
+        gone = not state["devices"] and not state["registered"]
+        fence = Delete(USERS, user, owner.version) if gone else Put(USERS, user, state, owner.version)
+        await self._storage.commit([*further, Delete(DEVICES, id, device.version), fence])
+        return True
 
     async def history(
         self, user: str, hostname: str | None, begin: int | None, end: int | None, limit: int, cursor: str | None
-    ) -> Page:
-        """Reports, newest first; ``begin`` inclusive, ``end`` exclusive, in microseconds since the epoch."""
-        first, last = starts_with(f"{user}/")
-        if begin is not None:
-            first = Filter("id", ">=", f"{user}/{format_instant(begin)}")
-        if end is not None:
-            last = Filter("id", "<", f"{user}/{format_instant(end)}")
-        where = (first, last) if hostname is None else (first, last, Filter("hostname", "==", hostname))
-        return await self._storage.find(Query(REPORTS, where, ("-id",), limit, cursor))
+    ) -> tuple[list[bytes], str | None]:
+        """Reports, newest first, and the cursor of those that follow; ``begin`` inclusive, ``end`` exclusive, in
+        microseconds since the epoch. Raises ValueError for a cursor that is none."""
+        if hostname is None:
+            devices = [device.id async for device in self._all(Query(DEVICES, starts_with(f"{user}/"), limit=_PAGE))]
+        else:
+            devices = [_device_id(user, hostname)]
+        last_instant, last_device = _position(cursor) if cursor else ("", "")
+        first = "" if begin is None else format_instant(begin)
+        best: list[Record] = []
+        for device in devices:
+            where = [*_reports_of(device).where, Filter("id", ">=", f"{device}/{first}")]
+            if end is not None:
+                where.append(Filter("id", "<", f"{device}/{format_instant(end)}"))
+            if cursor:  # of one instant, devices come in order of their ids
+                after: Operator = "<=" if device > f"{user}/{last_device}" else "<"
+                where.append(Filter("id", after, f"{device}/{last_instant}"))
+            page = await self._storage.find(Query(REPORTS, tuple(where), ("-id",), limit + 1))
+            best = sorted([*best, *page.records], key=_instant_of, reverse=True)[: limit + 1]
+            if len(best) > limit:
+                first = _instant_of(best[-1])  # what is older cannot be among the newest
+        following = None
+        if len(best) > limit:
+            best.pop()
+            device = best[-1].id[: -len(_instant_of(best[-1])) - 1]
+            following = _cursor(_instant_of(best[-1]), device.removeprefix(f"{user}/"))
+        return [record.document for record in best], following
 
     async def forget_before(self, cutoff: int) -> int:
-        """Removes all reports of before an instant, and devices that were not heard since; returns how many reports."""
+        """Removes the reports of before an instant, and devices that have no other; returns how many reports."""
         removed = 0
-        user = ""
         async for device in self._all(Query(DEVICES, limit=_PAGE)):
-            owner, hostname = device.id.split("/", 1)
-            if owner != user:
-                user = owner
-                old = Filter("id", ">=", f"{user}/"), Filter("id", "<", f"{user}/{format_instant(cutoff)}")
-                removed += await self._storage.purge(Query(REPORTS, old))
-            if parse_time(device.decode()["lastSeen"]) < cutoff:
-                await self.remove_device(user, hostname, cutoff)
+            old = Filter("id", "<", f"{device.id}/{format_instant(cutoff)}")
+            removed += await self._storage.purge(Query(REPORTS, (*_reports_of(device.id).where, old)))
+            if not await self._storage.count(_reports_of(device.id)):
+                await self._forget_silent(device)
         return removed
+
+    async def _forget_silent(self, device: Record) -> None:
+        user, hostname = device.id.split("/", 1)[0], device.decode()["hostname"]
+
+        async def attempt() -> None:
+            if await self._remove(user, device.id) and await self._storage.count(_reports_of(device.id)):
+                # It was heard just before it was removed. Nothing else brings it back while this attempt has its turn.
+                await self._admit(user, None, [Put(DEVICES, device.id, {"hostname": hostname}, ABSENT)], 1)
+
+        await retry(self._storage, [user], attempt)
 
     async def users(self) -> list[tuple[str, dict[str, Any]]]:
         """Id and `USERS` document of every user."""
@@ -217,14 +226,29 @@ class Ledger:
             query = Query(query.collection, query.where, query.sort, query.limit, page.next)
 
 
+def _device_id(user: str, hostname: str) -> str:
+    """Without a slash in the host's part, so that no device's reports lie among another's."""
+    return f"{user}/{hostname.replace('%', '%25').replace('/', '%2F')}"
+
+
 def _by_id(user: str, reports: Sequence[Report]) -> list[tuple[str, dict[str, Any]]]:
-    return [(f"{user}/{format_instant(r.instant)}/{r.hostname}", r.document) for r in reports]
+    return [(f"{_device_id(user, r.hostname)}/{format_instant(r.instant)}", r.document) for r in reports]
 
 
-def _device(report: Report) -> dict[str, Any]:
-    return {
-        "hostname": report.hostname,
-        "lastSeen": report.document["timestamp"],
-        "totalTokens": int(report.document["usage"]["totalTokens"]),
-        "cost": newest_cost(report.document["costs"]),
-    }
+def _reports_of(device: str) -> Query:
+    return Query(REPORTS, starts_with(f"{device}/"))
+
+
+def _instant_of(report: Record) -> str:
+    return report.id.rpartition("/")[2]
+
+
+def _cursor(instant: str, device: str) -> str:
+    return base64.urlsafe_b64encode(f"{instant}/{device}".encode()).decode()
+
+
+def _position(cursor: str) -> tuple[str, str]:
+    instant, slash, device = base64.b64decode(cursor, b"-_", validate=True).decode().partition("/")
+    if not slash or format_instant(parse_time(instant)) != instant or "\0" in device:
+        raise ValueError("no cursor")
+    return instant, device
