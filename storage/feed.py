@@ -34,11 +34,12 @@ class Feed:
         self._moved = asyncio.Event()
 
     def open(self, version: int) -> None:
-        """Begins anew at a store's version."""
+        """Begins anew at a store's version; who waits is woken to read the store."""
         self.closed = False
         self._changes.clear()
         self._bytes = 0
         self._floor = self.version = version
+        self._wake()
 
     def publish(self, changes: Sequence[Change], version: int) -> None:
         """Adds the changes that took the store to a version; wakes who waits."""
