@@ -12,6 +12,7 @@ from ... import __version__
 from .check import check
 from .options import help_option
 from .serve import serve
+from .users import users
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +73,7 @@ def example_config() -> None:
 
 cli.add_command(serve)
 cli.add_command(check)
+cli.add_command(users)
 
 
 def main() -> NoReturn:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _SAFE_SQLITE = (3, 51, 3)
 _RELEASED = datetime(2025, 12, 1, tzinfo=UTC)
 _SHORTEST_KEY = 16
+_LET_WRITE = "let this user write there, on a local disk that has room"
 _RESTORE = "keep a copy of it as it is, and put a backup in its place"
 
 
@@ -120,6 +121,8 @@ def store(config: Config) -> Finding:
     url = config.storage.url
     backend, _, place = url.partition(":")
     path = Path(place)
+    if backend == "memory":
+        return Finding("note", "storage", "memory: the data is gone when the server stops")
     if backend in ("file", "sqlite") and not path.exists():
         return _new_store(url, path)
     try:
@@ -131,7 +134,7 @@ def store(config: Config) -> Finding:
     except StorageDamaged as error:
         return Finding("fatal", "storage", str(error), _RESTORE)
     except StorageError as error:
-        return Finding("fatal", "storage", str(error), "let this user write there, on a local disk that has room")
+        return Finding("fatal", "storage", str(error), _LET_WRITE)
     except ValueError as error:
         return Finding("fatal", "storage", str(error), "correct storage.url")
     return Finding("ok", "storage", url)
@@ -144,9 +147,11 @@ async def _open(storage: Storage) -> None:
 
 def _new_store(url: str, path: Path) -> Finding:
     folder = next(parent for parent in path.parents if parent.exists())
-    if os.access(folder, os.W_OK | os.X_OK):
-        return Finding("ok", "storage", f"{url}, made at the first start")
-    return Finding("fatal", "storage", f"{path} cannot be made: {folder} is not writable", "let this user write there")
+    if not folder.is_dir():
+        return Finding("fatal", "storage", f"{path} cannot be made: {folder} is not a folder", "give another path")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Finding("fatal", "storage", f"{path} cannot be made: {folder} is not writable", _LET_WRITE)
+    return Finding("ok", "storage", f"{url}, made at the first start")
 
 
 def _database(path: Path) -> Finding | None:

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ...storage import make_storage
 from ..config import ConfigError, load_config
 from ..settings import defaults
 
 if TYPE_CHECKING:
+    from ...storage import Storage
     from ..config import Config
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -62,3 +64,11 @@ def configuration(file: str | None, **settings: object) -> Config:
         return load_config(file, overrides=given)
     except ConfigError as error:
         raise BadConfig(error.problems) from None
+
+
+def store(config: Config) -> Storage:
+    """The configured store, not yet open. Raises `BadConfig` where there is no such back end."""
+    try:
+        return make_storage(config.storage.url)
+    except ValueError as error:
+        raise BadConfig([f"storage.url: {error}"]) from None

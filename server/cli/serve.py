@@ -10,31 +10,32 @@ import os
 import signal
 import socket
 import threading
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from ... import __version__
-from ...storage import StorageError, make_storage
+from ...storage import StorageError
 from ..formats import Address, format_address
 from ..settings import from_text
 from .findings import credentials, exposure
 from .options import (
-    BadConfig,
     Failure,
     config_option,
     configuration,
     help_option,
     setting_option,
     storage_option,
+    store,
 )
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator
 
     from aiohttp import web
+    from aiohttp.web_protocol import RequestHandler
 
     from ..config import Config
 
@@ -45,8 +46,11 @@ _CURES = {
     errno.EACCES: "; ports below 1024 are root's, and a socket needs a folder that this user may write",
     errno.EADDRNOTAVAIL: "; this machine does not have that address",
 }
-_DRAIN = 0.4
-"""The part of the shutdown timeout that requests get; aiohttp takes it twice, to wait and then to cut off."""
+_POLL_SECONDS = 0.01
+_ARRIVE = 0.4
+"""The part of the shutdown timeout in which bodies that are on their way may arrive."""
+_ANSWER = 0.2
+"""The part in which handlers may answer; aiohttp takes it twice, to wait and then to cut off."""
 
 
 @click.command(
@@ -80,18 +84,14 @@ def serve(
         storage__url=storage,
         log__format=log_format,
     )
+    store(config)  # bad configuration is told before anything is started
+
     import uvloop  # heavy, like the application: not for `homeport --help`
 
     from ..logs import configure_logging
 
     configure_logging(config.log)
     try:
-        make_storage(config.storage.url)
-    except ValueError as error:
-        raise BadConfig([f"storage.url: {error}"]) from None
-    try:
-        if ready_file is not None:
-            ready_file.unlink(missing_ok=True)  # an earlier server's: whoever waits for it must not read that
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config, ready_file))
     except StorageError as error:
@@ -103,8 +103,11 @@ async def _serve(config: Config, ready_file: Path | None) -> None:
 
     from ..app import create_app
 
-    stopping = _stopped_by_signals(config.server.shutdown_timeout)
-    runner = web.AppRunner(create_app(config), shutdown_timeout=config.server.shutdown_timeout * _DRAIN)
+    timeout = config.server.shutdown_timeout
+    stopping = _stopped_by_signals(timeout)
+    runner = web.AppRunner(create_app(config), shutdown_timeout=timeout * _ANSWER)
+    if ready_file is not None:
+        _write(ready_file, None)  # an earlier server's: whoever waits for it must not read that
     try:
         await runner.setup()
         async with _listening(runner, config.server.addresses) as urls:
@@ -114,8 +117,10 @@ async def _serve(config: Config, ready_file: Path | None) -> None:
                 _write(ready_file, url)
             click.echo(f"homeport {__version__} ready on {url}")
             await stopping.wait()
+            await _drain(runner, timeout * _ARRIVE)
     finally:
         await runner.cleanup()
+    log.info("stopped")
 
 
 def _stopped_by_signals(timeout: float) -> asyncio.Event:
@@ -138,6 +143,24 @@ def _stopped_by_signals(timeout: float) -> asyncio.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop, number.name)
     return stopping
+
+
+async def _drain(runner: web.AppRunner, seconds: float) -> None:
+    """Takes no more connections, and waits for the bodies that are on their way.
+
+    Once its own stop has begun, aiohttp drops whatever a client sends, the rest of a body too.
+    """
+    for site in runner.sites:
+        await site.stop()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while runner.server is not None and any(map(_receives, runner.server.connections)):
+                await asyncio.sleep(_POLL_SECONDS)  # noqa: ASYNC110 - nothing tells when a body is whole
+
+
+def _receives(connection: RequestHandler) -> bool:
+    request = connection._current_request  # aiohttp tells nobody else what a connection is at
+    return request is not None and not request.content.is_eof()
 
 
 def _give_up(why: str) -> NoReturn:
@@ -202,11 +225,14 @@ def _summarize(config: Config, urls: list[str]) -> None:
     log.info("listening on %s", ", ".join(urls))
 
 
-def _write(file: Path, text: str) -> None:
-    """All at once: who sees the file finds the whole text in it."""
+def _write(file: Path, text: str | None) -> None:
+    """All at once, so that who sees the file finds the whole text in it; None removes it."""
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        draft.write_text(f"{text}\n")
-        draft.replace(file)
+        if text is None:
+            file.unlink(missing_ok=True)
+        else:
+            draft.write_text(f"{text}\n")
+            draft.replace(file)
     except OSError as error:
         raise Failure(f"cannot write {file}: {error.strerror}") from None
