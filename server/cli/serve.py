@@ -154,8 +154,9 @@ async def _drain(runner: web.AppRunner, seconds: float) -> None:
         await site.stop()
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            while runner.server is not None and any(map(_receives, runner.server.connections)):
-                await asyncio.sleep(_POLL_SECONDS)  # noqa: ASYNC110 - nothing tells when a body is whole
+            # Nothing tells when a body is whole.
+            while runner.server is not None and any(map(_receives, runner.server.connections)):  # noqa: ASYNC110
+                await asyncio.sleep(_POLL_SECONDS)
 
 
 def _receives(connection: RequestHandler) -> bool:

@@ -9,10 +9,11 @@ from typing import Any
 
 import click
 import pytest
+import time_machine
 from click.testing import CliRunner, Result
 
 import homeport
-from homeport.server.cli import cli, findings
+from homeport.server.cli import cli
 from homeport.storage.lockfile import StoreLock
 
 KEY = "AB" * 32
@@ -288,18 +289,12 @@ def test_check_of_sqlites_version(version: tuple[int, ...], level: str, monkeypa
     assert found["sqlite"]["message"].startswith(".".join(map(str, version)))
 
 
-def test_check_of_a_clock_that_was_never_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Epoch(findings.datetime):
-        @classmethod
-        def now(cls, tz: Any = None) -> Any:
-            return findings.datetime.fromtimestamp(0, tz)
-
-    monkeypatch.setattr(findings, "datetime", Epoch)
-    code, found = check()
+def test_check_of_a_clock_that_was_never_set() -> None:
+    with time_machine.travel(0):
+        code, found = check()
     assert code == 1
-    assert found["clock"] == finding(
-        "fatal", "it is 1970-01-01 00:00 UTC, says the clock", "set the clock, best by NTP"
-    )
+    message = "it is 1970-01-01 00:00 UTC, says the clock"
+    assert found["clock"] == finding("fatal", message, "set the clock, best by NTP")
 
 
 EXPOSED = {"HOMEPORT_SERVER__HOST": "0.0.0.0"}

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import homeport
-from homeport.server.config import LEGACY_NAMES, Config, ConfigError, Secret, load_config
+from homeport.server.config import LEGACY_NAMES, Config, ConfigError, load_config
 from homeport.server.settings import defaults, flatten, is_secret, nest, problems, schema, settings
 
 ROOT = Path(homeport.__file__).parent
@@ -580,10 +580,6 @@ def test_secret_files_that_are_wrong(toml: str, line: str) -> None:
     Path("empty").write_text("\n")
     Path("bytes").write_bytes(b"\xff")
     assert wrong(f"[server]\n{toml}") == [f"homeport.toml: {line}"]
-
-
-def test_secrets_are_alike_only_to_themselves() -> None:
-    assert Secret("a") != "a"
 
 
 # Exposed or not
