@@ -64,7 +64,6 @@ def assemble(
     app[CLOCK] = clock
     if storage is not None:
         app[STORAGE] = storage
-    telemetry = Telemetry(clock, config.log)
     core = Core(
         app=app,
         config=config,
@@ -72,11 +71,11 @@ def assemble(
         hosts=Hosts.of(config.server, exposed=config.exposed),
         clients=Clients(config.server.trusted_proxies),
         limiter=Limiter(clock),
-        telemetry=telemetry,
+        telemetry=Telemetry(clock, config.log),
     )
-    apis = [*apis, _system(telemetry)]
+    apis = [*apis, _system(core.telemetry)]
     _add_routes(apis, core)
-    app.cleanup_ctx.append(partial(_run, apis=apis, telemetry=telemetry))
+    app.cleanup_ctx.append(partial(_run, apis=apis, core=core))
     return app
 
 
@@ -156,11 +155,13 @@ async def _expect(request: web.Request) -> None:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-async def _run(app: web.Application, apis: Sequence[Api], telemetry: Telemetry) -> AsyncIterator[None]:
+async def _run(app: web.Application, apis: Sequence[Api], core: Core) -> AsyncIterator[None]:
     """Opens what the application needs, in order, and closes it in reverse."""
+    if not app.middlewares and not app.on_response_prepare:
+        core.alone = (app,)
     async with AsyncExitStack() as stack:
-        telemetry.open()
-        stack.push_async_callback(asyncio.to_thread, telemetry.close)
+        core.telemetry.open()
+        stack.push_async_callback(asyncio.to_thread, core.telemetry.close)
         collections = [collection for api in apis for collection in api.collections]
         if STORAGE in app:
             await app[STORAGE].declare(*collections)

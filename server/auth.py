@@ -43,10 +43,7 @@ class Clients:
         """The client of a request: the right-most untrusted entry of X-Forwarded-For from trusted proxies, else the
         peer."""
         peer = request.remote or "unix"
-        for name in request.headers:
-            if name[:9].lower() in ("forwarded", "x-forward"):
-                break
-        else:
+        if "forwarded" not in ",".join(request.headers).lower():  # Forwarded, X-Forwarded-Anything
             return self._describe(peer, False)
         if self._proxies and self._trusted(peer):
             hops = ",".join(request.headers.getall("X-Forwarded-For", ())).split(",")

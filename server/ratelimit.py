@@ -1,19 +1,18 @@
 """Rate limits: fixed windows from a key's first request (contracts/README.md, "Rate limits").
 
-The `limits` library reads the rates and counts; its own storage in memory starts threads and grows with every key, so
-that the windows live in `Windows` here: bounded, on the server's clock.
+The `limits` library reads the rates. It does not count them: its storage in memory starts threads, grows with every
+key, and knows no clock but the system's.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from limits import RateLimitItem, parse
-from limits.storage import Storage
-from limits.strategies import FixedWindowRateLimiter
+from limits import parse
 
 from ..storage.times import SECOND
 from .errors import RateLimited
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 MAX_WINDOWS = 50_000
 """How many keys are remembered at once; some 300 bytes each."""
-_GUESSES = "10/minute"
 _SAMPLE = 8
 
 
@@ -64,72 +62,69 @@ DEFAULT_LIMIT = per_address("default", lambda config: config.server.default_rate
 """Of an operation that declares none."""
 
 
-class Window(NamedTuple):
-    """How a key stands: requests a window, those that remain, and the end of the window in Unix seconds."""
+class Rate(NamedTuple):
+    """A limit with the configuration's figures: ``amount`` requests in a window of ``seconds``."""
 
-    limit: int
-    remaining: int
-    reset: int
+    name: str
+    amount: int
+    seconds: int
 
-    @property
-    def headers(self) -> dict[str, str]:
-        return {
-            "X-RateLimit-Limit": str(self.limit),
-            "X-RateLimit-Remaining": str(self.remaining),
-            "X-RateLimit-Reset": str(self.reset),
-        }
+    @classmethod
+    def of(cls, name: str, text: str) -> Rate:
+        """From a text as the `limits` library reads it: ``600/hour``, ``5 per 2 minutes``. Raises ValueError."""
+        item = parse(text)
+        return cls(name, item.amount, item.get_expiry())
 
 
-class Windows(Storage):
-    """Counters that expire, for the strategies of `limits`: at most ``size`` of them, on the server's clock.
+class Limiter:
+    """Counts requests in fixed windows that begin with a key's first request.
 
-    Where there is no room for a new key, a few of the oldest are looked at and the one with the fewest requests goes:
-    a flood of new keys evicts itself, and not the window of a key that is near its limit.
+    At most ``size`` windows are remembered. Where there is no room for a new key, a few of the oldest are looked at and
+    the one with the fewest requests goes: a flood of new keys evicts itself, not a key that is near its limit.
     """
 
-    STORAGE_SCHEME = None  # made here, never from a URL
-
     def __init__(self, clock: Clock, size: int = MAX_WINDOWS) -> None:
-        super().__init__()
         self._clock = clock
         self._size = size
-        self._windows: OrderedDict[str, list[int]] = OrderedDict()  # count, end in microseconds
+        self._windows: OrderedDict[tuple[str, str], list[int]] = OrderedDict()  # count, end in microseconds
 
     def __len__(self) -> int:
         return len(self._windows)
 
-    @property
-    def base_exceptions(self) -> type[Exception]:
-        return LookupError
-
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
+    def hit(self, rate: Rate, key: str) -> None:
+        """Counts a request; raises `RateLimited` for one above the limit."""
         now = self._clock.now()
-        window = self._windows.get(key)
-        if window is None or window[1] <= now:
-            if window is None:
-                self._make_room(now)
-            window = self._windows[key] = [0, now + expiry * SECOND]
-        window[0] += amount
-        return window[0]
+        window = self._windows.get((rate.name, key))
+        if window is None:
+            self._make_room(now)
+            self._windows[rate.name, key] = [1, now + rate.seconds * SECOND]
+        elif window[1] <= now:
+            window[:] = 1, now + rate.seconds * SECOND
+        elif window[0] < rate.amount:
+            window[0] += 1
+        else:
+            raise RateLimited(_seconds(window[1] - now))
 
-    def get(self, key: str) -> int:
-        window = self._windows.get(key)
-        return 0 if window is None or window[1] <= self._clock.now() else window[0]
+    def headers(self, rate: Rate, key: str) -> dict[str, str]:
+        """``X-RateLimit-*``: how a key stands, the end of its window in Unix seconds."""
+        used, end = self._windows.get((rate.name, key), (0, self._clock.now()))
+        return {
+            "X-RateLimit-Limit": str(rate.amount),
+            "X-RateLimit-Remaining": str(rate.amount - used),
+            "X-RateLimit-Reset": str(_seconds(end)),
+        }
 
-    def get_expiry(self, key: str) -> float:
-        window = self._windows.get(key)
-        return (self._clock.now() if window is None else window[1]) / SECOND
+    def guessed(self, address: str) -> None:
+        """Counts a failed authentication."""
+        with suppress(RateLimited):
+            self.hit(_GUESSES, address)
 
-    def check(self) -> bool:
-        return True
-
-    def reset(self) -> int:
-        count = len(self._windows)
-        self._windows.clear()
-        return count
-
-    def clear(self, key: str) -> None:
-        self._windows.pop(key, None)
+    def may_guess(self, address: str) -> None:
+        """Raises `RateLimited` where an address failed to authenticate too often."""
+        used, end = self._windows.get((_GUESSES.name, address), (0, 0))
+        now = self._clock.now()
+        if used >= _GUESSES.amount and end > now:
+            raise RateLimited(_seconds(end - now))
 
     def _make_room(self, now: int) -> None:
         """Forgets what has expired among the oldest and, if that was not enough, the one with the fewest requests."""
@@ -141,33 +136,9 @@ class Windows(Storage):
         windows.update(live)
 
 
-class Limiter:
-    """Counts requests against limits."""
+def _seconds(micros: int) -> int:
+    """Rounded up."""
+    return -(-micros // SECOND)
 
-    def __init__(self, clock: Clock, size: int = MAX_WINDOWS) -> None:
-        self._clock = clock
-        self._strategy = FixedWindowRateLimiter(Windows(clock, size))
-        self._guesses = parse(_GUESSES)
 
-    def hit(self, item: RateLimitItem, name: str, key: str) -> None:
-        """Counts a request; raises `RateLimited` over the limit."""
-        if not self._strategy.hit(item, name, key):
-            raise self._refusal(item, name, key)
-
-    def window(self, item: RateLimitItem, name: str, key: str) -> Window:
-        """How the key stands."""
-        reset, remaining = self._strategy.get_window_stats(item, name, key)
-        return Window(item.amount, remaining, -int(-reset // 1))
-
-    def guessed(self, address: str) -> None:
-        """Counts a failed authentication."""
-        self._strategy.hit(self._guesses, "guess", address)
-
-    def may_guess(self, address: str) -> None:
-        """Raises `RateLimited` where an address failed to authenticate too often."""
-        if not self._strategy.test(self._guesses, "guess", address):
-            raise self._refusal(self._guesses, "guess", address)
-
-    def _refusal(self, item: RateLimitItem, name: str, key: str) -> RateLimited:
-        reset = self._strategy.storage.get_expiry(item.key_for(name, key))
-        return RateLimited(max(1, -int(-(reset - self._clock.now() / SECOND) // 1)))
+_GUESSES = Rate("guesses", 10, 60)

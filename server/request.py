@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .keys import CLOCK, CONFIG, STORAGE
@@ -14,11 +15,14 @@ if TYPE_CHECKING:
     from .auth import Client
     from .config import Config
 
+_NONE: Mapping[str, Any] = MappingProxyType({})
+
 
 class Answer(NamedTuple):
     """An answer that is not simply 200 with a JSON document.
 
-    ``body``: bytes as they are; anything else is encoded as JSON; None is no body.
+    ``body``: bytes as they are; None, no body; anything else is encoded as JSON. ``status``: with a body, none of 1xx,
+    204 and 304.
     """
 
     body: Any = None
@@ -28,12 +32,7 @@ class Answer(NamedTuple):
 
 
 class ApiRequest:
-    """A request on its way through an operation, filled in step by step.
-
-    ``document``: the valid body, ``body`` its bytes as they came. ``path`` and ``query``: the parameters, as the types
-    that their schemas say. ``caller``: what the operation's auth answered; ``caller_id`` names its key for limits.
-    ``username`` and ``entries_count`` go into the access log. ``answer_headers`` go with the answer, whatever it is.
-    """
+    """A request on its way through an operation, filled in step by step."""
 
     __slots__ = (
         "answer_headers",
@@ -42,6 +41,7 @@ class ApiRequest:
         "caller",
         "caller_id",
         "client",
+        "cors",
         "document",
         "entries_count",
         "id",
@@ -51,22 +51,31 @@ class ApiRequest:
         "username",
     )
 
-    client: Client
-    path: dict[str, Any]
-    query: dict[str, Any]
-
     def __init__(self, raw: web.Request, app: web.Application, id: str) -> None:
         self.raw = raw
         self.app = app
         self.id = id
         """Unique to the request; answered as X-Request-Id."""
-        self.document: Any = None
-        self.body = b""
+        self.client: Client
+        """Who asks, as far as the connection tells."""
         self.caller: Any = None
+        """What the operation's auth answered."""
         self.caller_id = ""
+        """Names the caller's key, for limits; set by the operation's auth."""
+        self.path: Mapping[str, Any] = _NONE
+        """The parameters in the path; of the types that the schema says, if the operation has one for them."""
+        self.query: Mapping[str, Any] = _NONE
+        """The parameters in the query, where the operation has a schema for them."""
+        self.body = b""
+        """The body as it came."""
+        self.document: Any = None
+        """The body as the schema wants it."""
         self.username: str | None = None
+        """For the access log, as is ``entries_count``."""
         self.entries_count: int | None = None
+        self.cors: Mapping[str, str] = _NONE
         self.answer_headers: dict[str, str] = {}
+        """What goes with the answer, also with a refusal."""
 
     @property
     def config(self) -> Config:
@@ -80,3 +89,14 @@ class ApiRequest:
     def now(self) -> int:
         """Microseconds since the epoch, by the server's clock."""
         return self.app[CLOCK].now()
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every answer to this request carries; for handlers that send a stream of their own."""
+        return {
+            "Server": "homeport",
+            "Vary": "Origin",
+            "X-Request-Id": self.id,
+            **self.cors,
+            **self.answer_headers,
+        }

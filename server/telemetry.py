@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
 import secrets
 import sys
+from bisect import bisect_left
+from itertools import accumulate, count
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.registry import Collector
 
 from .logs import LineWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterator
+
+    from prometheus_client.metrics_core import Metric
 
     from .clock import Clock
     from .config import LogConfig
@@ -24,28 +29,38 @@ METRICS_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 MAX_USER_AGENT = 256
 """Characters of a client's User-Agent that are logged."""
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0)
+"""Seconds."""
 
 
-class Telemetry:
+class Meter:
+    """How often an operation was answered, by status, and how long it took. Plain numbers: the loop alone counts."""
+
+    __slots__ = ("answered", "buckets", "seconds")
+
+    def __init__(self) -> None:
+        self.answered: dict[int, int] = {}
+        self.buckets = [0] * (len(_BUCKETS) + 1)
+        self.seconds = 0.0
+
+    def count(self, status: int, seconds: float) -> None:
+        """Counts an answer."""
+        self.answered[status] = self.answered.get(status, 0) + 1
+        self.buckets[bisect_left(_BUCKETS, seconds)] += 1
+        self.seconds += seconds
+
+
+class Telemetry(Collector):
     """Metrics, request ids and the access log of one application."""
 
     def __init__(self, clock: Clock, log: LogConfig) -> None:
         self.registry = CollectorRegistry()
+        """Where an API registers metrics of its own."""
+        self.registry.register(self)
+        self._meters: dict[str, Meter] = {}
         self._clock = clock
-        self._requests = Counter(
-            "homeport_http_requests", "Requests answered.", ["operation", "status"], registry=self.registry
-        )
-        self._seconds = Histogram(
-            "homeport_http_request_seconds",
-            "Time until the answer was made.",
-            ["operation"],
-            buckets=_BUCKETS,
-            registry=self.registry,
-        )
-        self._dropped = Gauge("homeport_log_lines_dropped", "Log lines that found no room.", registry=self.registry)
         self._log = log
         self._lines: LineWriter | None = None
-        self._ids = map((secrets.token_hex(4) + "{:08x}").format, itertools.count())
+        self._ids = map((secrets.token_hex(4) + "{:08x}").format, count())
 
     def open(self) -> None:
         """Begins to write the access log, where the level asks for it."""
@@ -53,51 +68,60 @@ class Telemetry:
             self._lines = LineWriter(sys.stderr, self._log.format)
 
     def close(self) -> None:
-        """Writes what is left of the log."""
+        """Writes what is left of the log; may wait for who reads it."""
         if self._lines is not None:
             self._lines.close()
 
     def next_id(self) -> str:
-        """An id for a request, unique to it: 16 hexadecimal digits."""
+        """An id that no other request has: 16 hexadecimal digits."""
         return next(self._ids)
 
-    def observer(self, operation: str, path: str) -> Callable[[ApiRequest, int, float], None]:
-        """What is to be called with every request of an operation, the status of its answer, and the seconds it took.
+    def meter(self, operation: str) -> Meter:
+        """The meter of an operation."""
+        return self._meters.setdefault(operation, Meter())
 
-        ``path``: the template, which stands in the log so that no key of a path or query does.
-        """
-        seconds_of = self._seconds.labels(operation)
-        answered: dict[int, Counter] = {}
-        now = self._clock.now
-
-        def observe(request: ApiRequest, status: int, seconds: float) -> None:
-            count = answered.get(status)
-            if count is None:
-                count = answered[status] = self._requests.labels(operation, status)
-            count.inc()
-            seconds_of.observe(seconds)
-            if self._lines is not None:
-                self._lines.put(
-                    {
-                        "timestamp": now(),
-                        "level": "info",
-                        "event": "request",
-                        "method": request.raw.method,
-                        "path": path,
-                        "username": request.username,
-                        "entriesCount": request.entries_count,
-                        "responseStatus": status,
-                        "responseTime": round(seconds * 1000, 2),
-                        "userAgent": request.raw.headers.get("User-Agent", "")[:MAX_USER_AGENT],
-                        "ipAddress": request.client.address,
-                        "requestId": request.id,
-                    }
-                )
-
-        return observe
+    def log(self, request: ApiRequest, path: str, status: int, seconds: float) -> None:
+        """Logs an answer. ``path``: the route's template, so that no key of a path or query stands in the log."""
+        if self._lines is None:
+            return
+        self._lines.put(
+            {
+                "timestamp": self._clock.now(),
+                "level": "info",
+                "event": "request",
+                "method": request.raw.method,
+                "path": path,
+                "username": request.username,
+                "entriesCount": request.entries_count,
+                "responseStatus": status,
+                "responseTime": round(seconds * 1_000_000) / 1000,
+                "userAgent": request.raw.headers.get("User-Agent", "")[:MAX_USER_AGENT],
+                "ipAddress": request.client.address,
+                "requestId": request.id,
+            }
+        )
 
     def metrics(self) -> bytes:
         """All metrics, in Prometheus' text format."""
-        if self._lines is not None:
-            self._dropped.set(self._lines.dropped)
         return generate_latest(self.registry)
+
+    def collect(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "homeport_http_requests", "Requests answered.", labels=["operation", "status"]
+        )
+        seconds = HistogramMetricFamily(
+            "homeport_http_request_seconds", "Time until the answer was made.", labels=["operation"]
+        )
+        bounds = [*map(str, _BUCKETS), "+Inf"]
+        for operation, meter in self._meters.items():
+            for status, times in meter.answered.items():
+                requests.add_metric([operation, str(status)], times)
+            buckets = list(zip(bounds, accumulate(meter.buckets), strict=True))
+            seconds.add_metric([operation], buckets, meter.seconds)
+        yield requests
+        yield seconds
+        yield CounterMetricFamily(
+            "homeport_log_lines_dropped",
+            "Log lines that found no room.",
+            value=self._lines.dropped if self._lines else 0,
+        )

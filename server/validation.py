@@ -128,7 +128,7 @@ class Parameters:
         for name, schema in checker.lookup(checker.uri).get("properties", {}).items():
             while "$ref" in schema:
                 reference = schema["$ref"]
-                schema = checker.lookup(base + reference if reference.startswith("#") else reference)  # noqa: PLW2901
+                schema = checker.lookup(base + reference if reference.startswith("#") else reference)
             self._readers[name] = _READERS.get(schema.get("type"), str)
             if "default" in schema:
                 self._defaults[name] = schema["default"]
