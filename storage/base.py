@@ -301,8 +301,7 @@ class Check:
 Write = Put | Delete | DeleteWhere | Check
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """What a commit did: the store's version after it and, for each of its writes, the last version that it took (0
     where it changed nothing) and how many records it changed."""
 

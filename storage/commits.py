@@ -86,14 +86,17 @@ class _Resolver:
         self._given: dict[UniqueValue, list[str]] = {}
 
     def resolve(self) -> Resolution:
-        asked = {
-            (w.collection.name, w.id)
-            for writes in self._batch
-            for w in writes
-            if isinstance(w, Delete) or (not isinstance(w, DeleteWhere) and w.if_version is not None)
-        }
+        asked: set[Key] = set()
+        values: set[UniqueValue] = set()
+        for writes in self._batch:
+            for write in writes:
+                if isinstance(write, DeleteWhere):
+                    continue
+                if write.if_version is not None or isinstance(write, Delete):
+                    asked.add((write.collection.name, write.id))
+                if isinstance(write, Put) and write.collection.unique:
+                    values.update(_unique_values(write))
         self._versions = self._state.versions(asked) if asked else {}
-        values = {value for writes in self._batch for w in writes for value in _unique_values(w)}
         self._holders = self._state.holders(values) if values else {}
         outcomes: list[Commit | Conflict] = []
         for writes in self._batch:
@@ -107,6 +110,7 @@ class _Resolver:
         version = self._version
         staged: dict[Key, Written] = {}
         versions, counts = [], []
+        unique = False
         for index, write in enumerate(writes):
             before = version
             if isinstance(write, DeleteWhere):
@@ -114,20 +118,21 @@ class _Resolver:
                     version += 1
                     staged[write.query.collection.name, id] = Written(write.query.collection, id, version, None)
             else:
-                key = (write.collection.name, write.id)
+                collection = write.collection
+                key = (collection.name, write.id)
                 if write.if_version is not None and write.if_version != self._present(key):
                     raise Conflict(index, *key, "version", self._present(key))
                 if isinstance(write, Put):
                     version += 1
-                    staged[key] = Written(write.collection, write.id, version, write)
+                    staged[key] = Written(collection, write.id, version, write)
+                    unique = unique or bool(collection.unique)
                 elif isinstance(write, Delete) and self._present(key):
                     version += 1
-                    staged[key] = Written(write.collection, write.id, version, None)
+                    staged[key] = Written(collection, write.id, version, None)
             versions.append(version if version > before else 0)
             counts.append(version - before)
-        given = self._check_unique(writes, staged)
-        for value, id in given.items():
-            self._given.setdefault(value, []).append(id)
+        if unique:
+            self._check_unique(writes, staged)
         self._overlay.update(staged)
         self._written += staged.values()
         self._version = version
@@ -145,20 +150,21 @@ class _Resolver:
         spared = {w.id for w in writes if isinstance(w, Put | Delete) and w.collection.name == name}
         return [id for id in self._state.select(query) if id not in spared and (name, id) not in staged]
 
-    def _check_unique(self, writes: Sequence[Write], staged: Mapping[Key, Written]) -> dict[UniqueValue, str]:
-        """The unique values that a commit gives to its records; raises where another record holds one after it."""
+    def _check_unique(self, writes: Sequence[Write], staged: Mapping[Key, Written]) -> None:
+        """Takes the unique values that a commit gives to its records, unless another record holds one after it."""
         given: dict[UniqueValue, str] = {}
         for index, write in enumerate(writes):
+            if not isinstance(write, Put):
+                continue
             for value in _unique_values(write):
                 name, place, _ = value
-                assert isinstance(write, Put)
                 others = [*self._given.get(value, ())]
                 others += [self._holders[value]] if value in self._holders else []
                 if value in given or any(other != write.id and self._holds(other, value, staged) for other in others):
-                    field = write.collection.fields[place].name
-                    raise Conflict(index, name, write.id, "unique", field=field)
+                    raise Conflict(index, name, write.id, "unique", field=write.collection.fields[place].name)
                 given[value] = write.id
-        return given
+        for value, id in given.items():
+            self._given.setdefault(value, []).append(id)
 
     def _holds(self, id: str, value: UniqueValue, staged: Mapping[Key, Written]) -> bool:
         name, place, operand = value
@@ -166,11 +172,9 @@ class _Resolver:
         return over is None or (over.put is not None and over.put.values[place] == operand)
 
 
-def _unique_values(write: Write) -> list[UniqueValue]:
-    if not isinstance(write, Put) or not write.collection.unique:
-        return []
-    name, values = write.collection.name, write.values
-    return [(name, place, values[place]) for place, _ in write.collection.unique if values[place] is not None]
+def _unique_values(put: Put) -> list[UniqueValue]:
+    name, values = put.collection.name, put.values
+    return [(name, place, values[place]) for place, _ in put.collection.unique if values[place] is not None]
 
 
 MAX_BATCH_COMMITS = 1024

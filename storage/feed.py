@@ -45,7 +45,7 @@ class Feed:
         """Adds the changes that took the store to a version; wakes who waits."""
         self.version = version
         self._changes += changes
-        self._bytes += sum(len(change.document or b"") for change in changes)
+        self._bytes += sum([len(change.document or b"") for change in changes])
         if len(self._changes) > MAX_CHANGES or self._bytes > MAX_BYTES:
             self._forget()
         self._wake()
