@@ -61,15 +61,15 @@ def add(key: str, config_file: str | None, storage: str | None, as_json: bool) -
 @json_option
 @help_option
 def list_(config_file: str | None, storage: str | None, as_json: bool) -> None:
-    """List all users, by the SHA-256 of their keys."""
+    """List all users, by a hash of their keys."""
     found = _with_ledger(config_file, storage, lambda ledger: ledger.users())
     rows = [{"user": user, "devices": state["devices"], "added": state["registered"]} for user, state in found]
     lines = [f"{row['user']}  {row['devices']:3} devices{'' if row['added'] else ', not added'}" for row in rows]
     _tell(rows, "\n".join(lines) or "no users", as_json)
 
 
-@users.command(epilog="\b\nExample:\n  homeport users remove 0123…cdef   a key, or what `list` prints")
-@click.argument("key", callback=_checked)
+@users.command(epilog="\b\nExample:\n  homeport users remove 0123…cdef   a key, or a user as `list` prints them")
+@click.argument("key")
 @config_option
 @storage_option
 @json_option
@@ -78,16 +78,10 @@ def remove(key: str, config_file: str | None, storage: str | None, as_json: bool
     """Take it back: the user may no longer report. What is there stays until it is old."""
     from ..apis.device_usage.ledger import user_id
 
-    async def take_back(ledger: Ledger) -> str | None:
-        for user in (user_id(key), key):
-            if await ledger.register(user, registered=False):
-                return user
-        return None
-
-    removed = _with_ledger(config_file, storage, take_back)
-    if removed is None:
+    user = user_id(key) if _KEY.fullmatch(key) else key
+    if not _with_ledger(config_file, storage, lambda ledger: ledger.register(user, registered=False)):
         raise Failure("no such user was added")
-    _tell({"user": removed, "removed": True}, f"{removed} removed", as_json)
+    _tell({"user": user, "removed": True}, f"{user} removed", as_json)
 
 
 def _with_ledger(config_file: str | None, storage_url: str | None, work: Callable[[Ledger], Awaitable[T]]) -> T:

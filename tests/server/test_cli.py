@@ -382,14 +382,19 @@ def test_users_for_people() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "ab", "g" * 64, "a" * 65, "٣" * 64, KEY + "\n"])
-@pytest.mark.parametrize("command", ["add", "remove"])
-def test_what_is_no_key_is_refused_and_not_repeated(command: str, key: str) -> None:
-    result = run("users", command, key)
+def test_what_is_no_key_is_refused_and_not_repeated(key: str) -> None:
+    result = run("users", "add", key)
     assert result.exit_code == 2
     assert result.stderr == (
-        f"homeport users {command}: Invalid value for 'KEY': it has to be 64 hexadecimal digits,"
-        f" such as `openssl rand -hex 32` prints. See homeport users {command} --help.\n"
+        "homeport users add: Invalid value for 'KEY': it has to be 64 hexadecimal digits,"
+        " such as `openssl rand -hex 32` prints. See homeport users add --help.\n"
     )
+
+
+@pytest.mark.parametrize("key", ["ab", KEY, "a/b"])
+def test_who_was_not_added_is_not_removed(key: str) -> None:
+    result = run("users", "remove", key, "--storage", "sqlite:x.db")
+    assert (result.exit_code, result.stderr) == (1, "homeport: no such user was added\n")
 
 
 def test_no_key_is_kept_or_shown(folder: Path) -> None:
