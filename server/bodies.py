@@ -35,7 +35,7 @@ def check_head(request: web.Request, content_types: tuple[str, ...], max_bytes: 
 
 
 async def read_body(request: web.Request, max_bytes: int) -> bytes:
-    """The body. Raises `TooLarge` as soon as it is, `BadRequest` where it breaks off, `ApiError` 408 where it is slow."""
+    """The body. Raises `TooLarge`, `BadRequest` where it breaks off, and `ApiError` 408 where it takes too long."""
     content = request.content
     try:
         if content.is_eof():  # it came together with the head, as small ones do

@@ -65,12 +65,15 @@ class Endpoint:
         self._body = schemas.checker(operation.body) if operation.body else None
         self._params = schemas.checker(operation.params).parameters() if operation.params else None
         self._query = schemas.checker(operation.query).parameters() if operation.query else None
-        limits = [
-            (limit, Rate.of(limit.name, limit.rate(config))) for limit in operation.limits or (DEFAULT_LIMIT,)
-        ]
+        limits = [(limit, Rate.of(limit.name, limit.rate(config))) for limit in operation.limits or (DEFAULT_LIMIT,)]
         self._address_limits = [(limit, rate) for limit, rate in limits if limit.stage == "address"]
         self._caller_limits = [(limit, rate) for limit, rate in limits if limit.stage == "caller"]
         self._document_limits = [(limit, rate) for limit, rate in limits if limit.stage == "document"]
+
+    async def expect(self, raw: web.Request) -> None:
+        """RFC 9110 10.1.1: who waits for it is told to go on, unless the body is too large to be read."""
+        if raw.headers["Expect"].lower() == "100-continue" and (raw.content_length or 0) <= self._max_body:
+            await raw.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     async def serve(self, raw: web.Request) -> web.StreamResponse:
         """The answer to a request, whatever happens."""

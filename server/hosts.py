@@ -1,4 +1,4 @@
-"""Host and Origin: whom the server answers for, and which pages may call it (contracts/README.md, "Host and Origin")."""
+"""Host and Origin: for whom the server answers, and whose pages may call it (contracts/README.md)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from .errors import BadRequest, Forbidden, Misdirected
+from .errors import Forbidden, Misdirected
 from .formats import is_loopback_host
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from .config import ServerConfig
 
 _REMEMBERED = 1024
-_ALLOW_HEADERS = (
-    "Content-Type, X-API-Key, Authorization, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID"
-)
+_ALLOW_HEADERS = "Content-Type, X-API-Key, Authorization, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID"
 _EXPOSE_HEADERS = (
     "ETag, Location, Link, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, X-Request-Id"
 )
@@ -51,11 +49,11 @@ class Hosts:
         return cls(hosts, origins if exposed or server.cors_origins else None)
 
     def check(self, request: web.Request) -> Mapping[str, str]:
-        """The CORS headers of the answer; raises `Misdirected`, `Forbidden`, or `BadRequest` for a missing Host."""
+        """The CORS headers of the answer; raises `Misdirected` or `Forbidden`."""
         headers = request.headers
-        host = headers.get("Host")
-        if host not in self._known_hosts:
-            self._admit_host(host, request)
+        host = headers.get("Host")  # HTTP/1.0 has none, and no browser that could be misled
+        if host is not None and host not in self._known_hosts:
+            self._admit_host(host)
         origin = headers.get("Origin")
         if origin is None:
             return _NO_HEADERS
@@ -69,11 +67,7 @@ class Hosts:
             "Access-Control-Max-Age": str(_PREFLIGHT_SECONDS),
         }
 
-    def _admit_host(self, host: str | None, request: web.Request) -> None:
-        if host is None:
-            if request.version >= (1, 1):
-                raise BadRequest("The Host header is missing")  # RFC 9112 3.2
-            return
+    def _admit_host(self, host: str) -> None:
         name = _plain(_host_name(host))
         if name not in self._hosts and not is_loopback_host(name) and not _is_own_address(name):
             raise Misdirected

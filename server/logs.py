@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
+from aiohttp.http_exceptions import HttpProcessingError
 
 from ..storage.documents import encode
 from ..storage.times import SECOND, format_time
@@ -32,7 +33,10 @@ _CLOSE_SECONDS = 2.0
 
 
 class LineWriter:
-    """Writes events to a stream, in batches. ``log_format``: ``json``, ``console``, or ``auto``: console in a terminal."""
+    """Writes events to a stream, in batches.
+
+    ``log_format``: ``json``, ``console``, or ``auto``, which is console in a terminal. ``size``: how many may wait.
+    """
 
     def __init__(self, stream: TextIO, log_format: str, size: int = MAX_LINES) -> None:
         self.dropped = 0
@@ -63,16 +67,20 @@ class LineWriter:
 
     def _run(self) -> None:
         reported = 0
-        while not self._closing.is_set():
+        closing = False
+        while not closing:
             self._wake.wait()
-            self._closing.wait(_BATCH_SECONDS)
+            closing = self._closing.wait(_BATCH_SECONDS)
             self._wake.clear()
             lines = [self._line(self._waiting.popleft()) for _ in range(len(self._waiting))]
-            if self.dropped > reported:
-                lines.append(self._line({"level": "warning", "event": f"{self.dropped - reported} log lines dropped"}))
-                reported = self.dropped
-            self._stream.write("".join(lines))
-            self._stream.flush()
+            if missing := self.dropped - reported:
+                lines.append(self._line({"level": "warning", "event": f"{missing} log lines were dropped"}))
+            try:
+                self._stream.write("".join(lines))
+                self._stream.flush()
+                reported += missing
+            except (OSError, ValueError):  # nobody reads it any more, or the stream was closed
+                self.dropped += len(lines)
 
     def _line(self, event: Event) -> str:
         if "timestamp" in event:
@@ -88,7 +96,22 @@ def _renderer(log_format: str, stream: TextIO) -> Callable[[object, str, Event],
 
 
 def _to_json(event: Event, **_: object) -> str:
-    return encode(event).decode()
+    try:
+        return encode(event).decode()
+    except UnicodeEncodeError:  # half of a surrogate pair, from bytes that are not UTF-8
+        return encode({key: ascii(value) for key, value in event.items()}).decode()
+
+
+class _WithoutBadHttp(logging.Filter):
+    """aiohttp logs whatever is no HTTP as an error, with a traceback and with what was sent, which may be a secret."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+http_log = logging.getLogger("homeport.http")
+"""For aiohttp's server."""
+http_log.addFilter(_WithoutBadHttp())
 
 
 class _Handler(logging.Handler):

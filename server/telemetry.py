@@ -84,6 +84,7 @@ class Telemetry(Collector):
         """Logs an answer. ``path``: the route's template, so that no key of a path or query stands in the log."""
         if self._lines is None:
             return
+        agent = request.raw.headers.get("User-Agent", "")[:MAX_USER_AGENT]
         self._lines.put(
             {
                 "timestamp": self._clock.now(),
@@ -95,7 +96,7 @@ class Telemetry(Collector):
                 "entriesCount": request.entries_count,
                 "responseStatus": status,
                 "responseTime": round(seconds * 1_000_000) / 1000,
-                "userAgent": request.raw.headers.get("User-Agent", "")[:MAX_USER_AGENT],
+                "userAgent": agent if agent.isprintable() else ascii(agent),
                 "ipAddress": request.client.address,
                 "requestId": request.id,
             }
@@ -106,9 +107,7 @@ class Telemetry(Collector):
         return generate_latest(self.registry)
 
     def collect(self) -> Iterator[Metric]:
-        requests = CounterMetricFamily(
-            "homeport_http_requests", "Requests answered.", labels=["operation", "status"]
-        )
+        requests = CounterMetricFamily("homeport_http_requests", "Requests answered.", labels=["operation", "status"])
         seconds = HistogramMetricFamily(
             "homeport_http_request_seconds", "Time until the answer was made.", labels=["operation"]
         )

@@ -1,0 +1,102 @@
+"""Routes: every path with its methods, HEAD and OPTIONS, and an answer to every other method and path."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import TYPE_CHECKING
+
+from .endpoint import Core, Endpoint
+from .errors import ApiError, Envelope, MethodNotAllowed, NotFound, problem_details
+from .operation import Operation
+from .owners import owner
+from .request import Answer, ApiRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiohttp import web
+
+    from .hosts import Hosts
+    from .operation import Api
+
+_PARAMETER = re.compile(r"\{(\w+)\}")
+_API = "http"
+"""What the operations here are counted under."""
+
+
+def add_routes(apis: Sequence[Api], core: Core) -> None:
+    """Adds the operations of the APIs to the application."""
+    envelopes = {api.name: api.envelope for api in apis}
+    base = core.config.server.base_path
+    router = core.app.router
+
+    def envelope_of(method: str, path: str) -> Envelope:
+        return envelopes.get(owner(method, path) or "", problem_details)
+
+    def by_method(path: str) -> Envelope:
+        return lambda error, request: envelope_of(request.raw.method, path)(error, request)
+
+    def by_path(error: ApiError, request: ApiRequest) -> Answer:
+        path = "/" + request.raw.match_info["p0"]
+        ours = path.startswith(f"{base}/")
+        return envelope_of(request.raw.method, path.removeprefix(base) if ours else "")(error, request)
+
+    def add(resource: web.Resource, method: str, operation: Operation, envelope: Envelope) -> None:
+        endpoint = Endpoint(operation, tuple(_PARAMETER.findall(operation.path)), envelope, core)
+        resource.add_route(method, endpoint.serve, expect_handler=endpoint.expect)
+
+    for path, operations in _by_path(apis).items():
+        resource = router.add_resource(base + _by_place(path))
+        for operation in operations:
+            add(resource, operation.method, operation, envelope_of(operation.method, path))
+            if operation.method == "GET":
+                add(resource, "HEAD", operation, envelope_of("HEAD", path))
+        own = {operation.method for operation in operations}
+        methods = ", ".join(sorted(own | {"OPTIONS"} | ({"HEAD"} if "GET" in own else set())))
+        add(resource, "OPTIONS", _options(path, methods, core.hosts), by_method(path))
+        add(resource, "*", _method_not_allowed(path, methods), by_method(path))
+    add(router.add_resource("/{p0:.*}"), "*", _not_found(), by_path)
+
+
+def _by_path(apis: Sequence[Api]) -> dict[str, list[Operation]]:
+    """The operations of each path. Two APIs may share one and name its parameters differently: the first's names."""
+    shapes: dict[str, str] = {}
+    paths: dict[str, list[Operation]] = {}
+    for operation in itertools.chain.from_iterable(api.operations for api in apis):
+        path = shapes.setdefault(_PARAMETER.sub("{}", operation.path), operation.path)
+        paths.setdefault(path, []).append(operation)
+    return paths
+
+
+def _by_place(path: str) -> str:
+    """A path as aiohttp's router knows it, its parameters named by their places: ``/a/{p0:[^/]+}/b/{p1:[^/]+}``."""
+    places = itertools.count()
+    return _PARAMETER.sub(lambda _: f"{{p{next(places)}:[^/]+}}", path)
+
+
+def _options(path: str, methods: str, hosts: Hosts) -> Operation:
+    """204 with the methods of a path; for a CORS pre-flight (Fetch 4.9) also what pages may send."""
+    allow = {"Allow": methods}
+    allow_pages = allow | hosts.preflight(methods)
+
+    async def options(request: ApiRequest) -> Answer:
+        headers = request.raw.headers
+        preflight = "Origin" in headers and "Access-Control-Request-Method" in headers
+        return Answer(status=204, headers=allow_pages if preflight else allow)
+
+    return Operation(_API, "OPTIONS", path, options)
+
+
+def _method_not_allowed(path: str, methods: str) -> Operation:
+    async def method_not_allowed(request: ApiRequest) -> Answer:
+        raise MethodNotAllowed(request.raw.method, methods)
+
+    return Operation(_API, "*", path, method_not_allowed)
+
+
+def _not_found() -> Operation:
+    async def not_found(_: ApiRequest) -> Answer:
+        raise NotFound
+
+    return Operation(_API, "*", "{unmatched}", not_found)
