@@ -349,7 +349,7 @@ def _translated(path: Path) -> Iterator[None]:
             raise StorageDamaged(f"{path}: {error}") from error
         raise StorageUnavailable(f"{path}: {error}") from error
     except OSError as error:
-        raise StorageUnavailable(f"{path}: {error.strerror}") from error
+        raise StorageUnavailable(f"{error.filename or path}: {error.strerror}") from error
 
 
 def _is_busy(error: BaseException | None) -> bool:
