@@ -32,8 +32,10 @@ class StoreLock:
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Takes the lock at once, making the folder it is to stand in. Raises `StorageLocked` where another holds it and
-        `StorageUnavailable` where it cannot be had."""
+        """Takes the lock at once, making the folder it is to stand in.
+
+        Raises `StorageLocked` where another holds it and `StorageUnavailable` where it cannot be had.
+        """
         if kind := network_file_system(self.path):
             raise StorageUnavailable(
                 f"{self.path.parent} is on a network file system ({kind}), where locks and fsync cannot be relied on: "
