@@ -1,18 +1,19 @@
 """How much of a bare server's speed is left when a request goes through everything but storage.
 
-    python bench/core.py            compares, with wrk
-    python bench/core.py PORT       serves one operation as device usage declares its own, storing nothing
+    python -m bench core            compares, with wrk
+    python -m bench.core PORT       serves one operation as device usage declares its own, storing nothing
 """
 
 import asyncio
+import json
 import sys
 import tempfile
 from pathlib import Path
 
 import uvloop
 from aiohttp import web
-from load import HERE, compare, report
 
+from bench.load import compare, report
 from homeport.server.app import assemble
 from homeport.server.config import load_config
 from homeport.server.operation import Api
@@ -87,7 +88,7 @@ async def sync(request: ApiRequest) -> object:
 
 async def serve(port: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "bench.json").write_text(__import__("json").dumps(SCHEMA))
+        (Path(folder) / "bench.json").write_text(json.dumps(SCHEMA))
         schemas = Schemas(Path(folder))
     app = assemble(load_config(environ={}, overrides={"storage.url": "memory:"}), [api], schemas)
     runner = web.AppRunner(app)
@@ -98,7 +99,7 @@ async def serve(port: int) -> None:
 
 def main() -> None:
     medians = compare(
-        {"bare": [str(HERE / "bare.py")], "core without storage": [str(HERE / "core.py")]}, "/api/sync", REPORT
+        {"bare": ["-m", "bench.bare"], "core without storage": ["-m", "bench.core"]}, "/api/sync", REPORT
     )
     report(medians, "bare")
 

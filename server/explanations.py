@@ -45,7 +45,10 @@ _SIZES = {
     "array": ("minItems", "maxItems", "item"),
     "object": ("minProperties", "maxProperties", "member"),
 }
-_DESCRIBED = frozenset(("type", "format", "enum", "const", *(key for sizes in _SIZES.values() for key in sizes[:2])))
+_DESCRIBED = frozenset(
+    ("type", "format", "enum", "const", "exclusiveMinimum", "exclusiveMaximum")
+    + tuple(key for sizes in _SIZES.values() for key in sizes[:2])
+)
 """The keywords that `describe` puts into words, all of a schema's together."""
 
 
@@ -109,12 +112,12 @@ def _problems(error: ValidationError) -> Iterator[Problem]:
                     yield Problem((*path, name), "is not allowed", keyword, pointer)
         case "anyOf" | "oneOf" if error.context and "errorMessage" not in schema:
             best = best_match(iter([error]))
-            alternatives = {_message(str(e.validator), e.validator_value, e.schema) for e in error.context}
+            told = dict.fromkeys(_message(str(e.validator), e.validator_value, e.schema) for e in error.context)
             if best is not None and len(best.absolute_path) > len(path):
                 yield from _problems(best)
             else:
-                told = " or ".join(text.removeprefix("must be ") for text in sorted(alternatives))
-                yield Problem(path, f"must be {told}", keyword, pointer)
+                either = " or ".join(message.removeprefix("must be ") for message in told)
+                yield Problem(path, f"must be {either}", keyword, pointer)
         case _:
             yield Problem(path, _message(keyword, value, schema), keyword, pointer)
 

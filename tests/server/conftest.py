@@ -121,9 +121,7 @@ def toy_api(name: str = "toy", prefix: str = "/toy") -> Api:
     async def limited(_: ApiRequest) -> object:
         return {}
 
-    @api.get(
-        f"{prefix}/keyed", auth=_with_secret, limits=(per_caller("keyed", lambda _: "2/minute", headers=True),)
-    )
+    @api.get(f"{prefix}/keyed", auth=_with_secret, limits=(per_caller("keyed", lambda _: "2/minute", headers=True),))
     async def keyed(_: ApiRequest) -> object:
         return {}
 

@@ -187,9 +187,9 @@ async def test_body_limit_of_the_server(start: Any, settings: dict[str, Any], li
 async def test_a_body_too_large_is_not_asked_for(toy: Any) -> None:
     head = "POST /toy/things HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
     expecting = f"{head}Expect: 100-continue\r\nContent-Length: %d\r\n\r\n"
-    accepted = await toy.raw(f"{expecting % 13}{{\"name\": \"a\"}}".encode())
+    accepted = await toy.raw(f'{expecting % 13}{{"name": "a"}}'.encode())
     assert accepted.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n")
-    other = await toy.raw(f"{head}Expect: tea\r\nContent-Length: 13\r\n\r\n{{\"name\": \"a\"}}".encode())
+    other = await toy.raw(f'{head}Expect: tea\r\nContent-Length: 13\r\n\r\n{{"name": "a"}}'.encode())
     assert other.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
@@ -316,7 +316,6 @@ async def test_head_is_get_without_the_body(toy: Any, what: str) -> None:
     head = await toy("HEAD", f"/toy/answers/{what}")
     assert head.content == b""
 
-
     def lasting(answer: Any) -> set[tuple[str, str]]:
         return {(k.lower(), v) for k, v in answer.headers.items()} - {
             ("x-request-id", answer.headers["X-Request-Id"]),
@@ -326,7 +325,9 @@ async def test_head_is_get_without_the_body(toy: Any, what: str) -> None:
     assert (head.status, lasting(head)) == (got.status, lasting(got))
 
 
-@pytest.mark.parametrize("path", ["/toy", "/toy/things/", "/toy/things/a/b", "/toy//things", "/TOY/things", "//", "/%2e"])
+@pytest.mark.parametrize(
+    "path", ["/toy", "/toy/things/", "/toy/things/a/b", "/toy//things", "/TOY/things", "//", "/%2e"]
+)
 async def test_not_found(toy: Any, path: str) -> None:
     answer = await toy.get(path)
     assert answer.status == 404
