@@ -6,8 +6,8 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import AsyncIterator, Mapping
-from decimal import Decimal
-from functools import lru_cache
+from decimal import Context, Decimal
+from functools import lru_cache, reduce
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -34,6 +34,8 @@ _GROUPS = {
     "sessions": ("total", "active", "averageDuration"),
     "costs": ("opus", "sonnet", "haiku", "actual"),
 }
+_EXACT = Context(prec=400)
+"""Room for every digit from a double's least to the sum of the greatest costs."""
 _KEPT = ("hostname", "timestamp", *_GROUPS, "hourlyUsage", "version")
 
 
@@ -68,14 +70,18 @@ def _key(request: ApiRequest) -> str:
 
 
 async def _from_allowed_network(request: ApiRequest) -> None:
-    allowed = _networks(request.config.apis.device_usage.allow_networks)
-    if allowed and not any(ipaddress.ip_address(request.client.address) in network for network in allowed):
+    allowed = request.config.apis.device_usage.allow_networks
+    if allowed and not _is_in(request.client.address, allowed):
         raise Forbidden("This server does not take requests from your network")
 
 
-@lru_cache(maxsize=1)
-def _networks(texts: tuple[str, ...]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    return tuple([ipaddress.ip_network(text, strict=False) for text in texts])
+@lru_cache(maxsize=4096)
+def _is_in(address: str, networks: tuple[str, ...]) -> bool:
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:  # a Unix socket's other end has none
+        return False
+    return any(ip in ipaddress.ip_network(network, strict=False) for network in networks)
 
 
 @api.get("/", returns={200: "device_usage#/$defs/Health"})
@@ -142,7 +148,7 @@ async def stats(request: ApiRequest) -> dict[str, Any]:
     return {
         "devices": rows,
         "totalTokens": sum(row["totalTokens"] for row in rows),
-        "totalCost": sum((_cost(report["costs"]) for report in reports), Decimal()),
+        "totalCost": reduce(_EXACT.add, (_cost(report["costs"]) for report in reports), Decimal()),
     }
 
 

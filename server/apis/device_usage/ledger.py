@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -82,9 +82,8 @@ class Ledger:
 
         async def attempt() -> None:
             known = await self._storage.get(DEVICES, list(devices))
-            new = [Put(DEVICES, id, {"hostname": name}, ABSENT) for id, name in devices.items() if id not in known]
-            if new:
-                await self._admit(user, admission, [*writes.values(), *new], len(new))
+            if len(known) < len(devices):
+                await self._admit(user, admission, devices, writes.values())
                 return
             if admission is not None and admission.closed:
                 await self._check_registered(user)
@@ -96,22 +95,26 @@ class Ledger:
         except Conflict:
             await retry(self._storage, [user], attempt)
 
-    async def _admit(self, user: str, admission: Admission | None, writes: Sequence[Write], devices: int) -> None:
-        """Commits writes that bring so many new devices, if the user may have them."""
-        # Users are counted by one newcomer at a time, so that two do not both take the last place.
+    async def _admit(
+        self, user: str, admission: Admission | None, devices: Mapping[str, str], writes: Iterable[Write] = ()
+    ) -> None:
+        """Commits writes, and the devices (hostnames by id) that are new, if the user may have them."""
+        # One newcomer at a time, who looks again: two do not both take the last place, nor does one device take two.
         async with self._storage.locks.hold([USERS.name]):
+            known = await self._storage.get(DEVICES, list(devices))
+            new = [Put(DEVICES, id, {"hostname": name}, ABSENT) for id, name in devices.items() if id not in known]
             record = (await self._storage.get(USERS, [user])).get(user)
             state = record.decode() if record else {"devices": 0, "registered": False}
-            state["devices"] += devices
+            state["devices"] += len(new)
             if admission is not None:
                 if admission.closed and not state["registered"]:
                     raise Forbidden("This user key is not registered here")
-                if state["devices"] > admission.max_devices:
+                if new and state["devices"] > admission.max_devices:
                     raise Forbidden(f"This user key has {admission.max_devices} devices, as many as it may have")
                 if record is None and await self._storage.count(Query(USERS)) >= admission.max_users:
                     raise Forbidden("This server takes no further users")
             fence = Put(USERS, user, state, record.version if record else ABSENT)
-            await self._storage.commit([*writes, fence])
+            await self._storage.commit([*writes, *new, fence])
 
     async def _check_registered(self, user: str) -> None:
         record = (await self._storage.get(USERS, [user])).get(user)
@@ -188,7 +191,7 @@ class Ledger:
         async def attempt() -> None:
             if await self._remove(user, device.id) and await self._storage.count(_reports_of(device.id)):
                 # It was heard just before it was removed. Nothing else brings it back while this attempt has its turn.
-                await self._admit(user, None, [Put(DEVICES, device.id, {"hostname": hostname}, ABSENT)], 1)
+                await self._admit(user, None, {device.id: hostname})
 
         await retry(self._storage, [user], attempt)
 

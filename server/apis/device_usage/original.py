@@ -15,6 +15,7 @@ from pathlib import Path
 from ....storage import Collection, Put, Storage
 from ....storage.documents import decode
 from ....storage.times import parse_time
+from ...validation import Checker, Schemas
 from .ledger import Ledger, Report, user_id
 
 log = logging.getLogger(__name__)
@@ -32,10 +33,13 @@ async def import_original(storage_url: str, storage: Storage) -> None:
     A crash in between is no harm: the next start does it again, to the same end. The store backed the database up when
     it first made its own tables in it.
     """
-    scheme, _, path = storage_url.partition(":")
-    if scheme != "sqlite" or await storage.get(IMPORTS, [_DONE]):
+    if not storage_url.startswith("sqlite:"):
         return
-    database = await asyncio.to_thread(_connect, Path(path))
+    from ....storage.sqlite import SqliteStorage  # not for other back ends: its driver takes a while to import
+
+    if not isinstance(storage, SqliteStorage) or await storage.get(IMPORTS, [_DONE]):
+        return
+    database = await asyncio.to_thread(_connect, storage.path)
     try:
         tables = {name for (name,) in await _select(database, "SELECT name FROM sqlite_schema WHERE type = 'table'")}
         if not {"users", "device_stats"} <= tables:
@@ -49,7 +53,7 @@ async def import_original(storage_url: str, storage: Storage) -> None:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """Another connection of the same library, which is all that may open a live database."""
-    database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+    database = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False)
     database.row_factory = sqlite3.Row
     return database
 
@@ -59,11 +63,12 @@ async def _take_in(database: sqlite3.Connection, ledger: Ledger) -> tuple[int, i
     ((total,),) = await _select(database, "SELECT count(*) FROM device_stats")
     log.info("taking in %d reports of the original server", total)
     taken = refused = 0
+    checker = Schemas().checker("device_usage#/$defs/SyncRequest")
     for (key,) in await _select(database, "SELECT DISTINCT user_key FROM device_stats"):
         last = -1
         while rows := await _select(database, _ROWS, key, last, _CHUNK):
             last = rows[-1]["id"]
-            reports = [report for report in map(_report, rows) if report is not None]
+            reports = [report for row in rows if (report := _report(row, checker))]
             if reports:
                 await ledger.record(user_id(key), reports, admission=None)
             taken += len(reports)
@@ -72,21 +77,20 @@ async def _take_in(database: sqlite3.Connection, ledger: Ledger) -> tuple[int, i
     return taken, refused
 
 
-_ROWS = "SELECT * FROM device_stats WHERE user_key = ? AND id > ? ORDER BY id LIMIT ?"
+_ROWS = "SELECT * FROM device_stats WHERE user_key IS ? AND id > ? ORDER BY id LIMIT ?"
 
 
 async def _select(database: sqlite3.Connection, statement: str, *parameters: object) -> list[sqlite3.Row]:
     return await asyncio.to_thread(lambda: database.execute(statement, parameters).fetchall())
 
 
-def _report(row: sqlite3.Row) -> Report | None:
-    """A row as a report; None, and a line in the log, where it is none."""
+def _report(row: sqlite3.Row, checker: Checker) -> Report | None:
+    """A row as a report; None, and a line in the log, where it is none that a client could send."""
     try:
-        bytes.fromhex(row["user_key"])
-        timestamp = row["timestamp"].replace(" ", "T", 1)
         document = {
+            "userKey": row["user_key"],
             "hostname": row["hostname"],
-            "timestamp": timestamp,
+            "timestamp": str(row["timestamp"]).replace(" ", "T", 1),
             "usage": {
                 "totalTokens": row["total_tokens"] or 0,
                 "inputTokens": row["input_tokens"] or 0,
@@ -105,10 +109,14 @@ def _report(row: sqlite3.Row) -> Report | None:
                 "haiku": row["cost_haiku"] or 0,
                 "actual": row["cost_actual"] or 0,
             },
-            "hourlyUsage": decode((row["hourly_usage"] or "[]").encode()) or [0] * 24,
+            "hourlyUsage": decode(str(row["hourly_usage"] or "[]").encode()) or [0] * 24,
             "version": "unknown",
         }
-        return Report(row["hostname"], parse_time(timestamp), document)
-    except (ValueError, AttributeError) as error:
+        if not checker.is_valid(document):
+            problem = checker.problems(document)[0]
+            raise ValueError(f"{problem.field} {problem.message}")
+    except ValueError as error:
         log.warning("report %s of the original server cannot be read: %s", row["id"], error)
         return None
+    del document["userKey"]
+    return Report(document["hostname"], parse_time(document["timestamp"]), document)
