@@ -8,6 +8,7 @@ declared by the collection, and is a pure function of the document.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import re
 from abc import ABC, abstractmethod
@@ -35,6 +36,7 @@ _INT64 = range(-(2**63), 2**63)
 _COLLECTION_NAME = re.compile(r"(?!homeport|sqlite_)[a-z][a-z0-9_.-]{0,62}")
 _CATCH_UP_PAGE = 500
 _PURGE_CHUNK = 500
+_MAX_PAGING = 2**53 - 1
 
 
 # Errors
@@ -172,8 +174,8 @@ class Collection:
         names = [field.name for field in self.fields]
         if len(set(names)) != len(names) or "id" in names:
             raise ValueError(f"collection {self.name}: a field is declared twice, or is called 'id'")
-        if not all(name and "\0" not in name and is_text(name) for name in names):
-            raise ValueError(f"collection {self.name}: a field needs a name without U+0000")
+        if not all(name and name[0] != "-" and "\0" not in name and is_text(name) for name in names):
+            raise ValueError(f"collection {self.name}: a field needs a name, without U+0000 and not first '-'")
 
     @cached_property
     def by_name(self) -> Mapping[str, Field]:
@@ -392,8 +394,8 @@ class Query:
     """The values of ``order`` after which the page begins."""
 
     def __post_init__(self) -> None:
-        if (self.limit is not None and self.limit < 1) or self.offset < 0:
-            raise InvalidQuery("limit must be at least 1 and offset at least 0")
+        if (self.limit is not None and not 1 <= self.limit <= _MAX_PAGING) or not 0 <= self.offset <= _MAX_PAGING:
+            raise InvalidQuery(f"limit must be 1 to {_MAX_PAGING} and offset 0 to {_MAX_PAGING}")
         if self.after is not None and self.offset:
             raise InvalidQuery("a page begins at a cursor or at an offset, not both")
         order: dict[str, bool] = {}
@@ -551,6 +553,7 @@ class Storage(ABC):
         removed = 0
         while done := (await self.commit([chunk])).counts[0]:
             removed += done
+            await asyncio.sleep(0)  # a store in memory commits at once
         return removed
 
     @abstractmethod
@@ -596,17 +599,21 @@ class Storage(ABC):
     async def ping(self) -> None:
         """Returns if the store can answer and could write; else raises `StorageUnavailable`."""
 
-    def _declared(self, collection: Collection) -> Collection:
-        """The collection, if the store is open and was told of it."""
+    def _check_open(self) -> None:
         if self._feed.closed:
             raise StorageUnavailable("the store is closed")
+
+    def _declared(self, collection: Collection) -> Collection:
+        """The collection, if the store is open and was told of it."""
+        self._check_open()
         known = self.collections.get(collection.name)
         if known is not collection and known != collection:
             raise ValueError(f"collection {collection.name} was not declared to this store, or differently")
         return collection
 
     def _checked(self, writes: Sequence[Write]) -> Sequence[Write]:
-        """The writes of a commit, if they may stand in one."""
+        """The writes of a commit, if the store is open and they may stand in one."""
+        self._check_open()
         named: set[tuple[str, str]] = set()
         for write in writes:
             if isinstance(write, DeleteWhere):

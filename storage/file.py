@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from sortedcontainers import SortedDict
 
-from .base import Change, Collection, Commit, Conflict, Floor, StorageError, StorageUnavailable, Tombstones, Write
+from .base import Change, Collection, Commit, Conflict, Floor, StorageError, Tombstones, Write
 from .checkpoint import Checkpoint, Folder, Kept, Manifest
 from .commits import GroupCommit, resolve
 from .datafiles import Documents, FilesWriter, LinesWriter
@@ -162,10 +162,6 @@ class FileStorage(TablesStorage):
             self._tables = tables
             self.id = begun.id
             self._feed.open(tables.version)
-
-    def _check_open(self) -> None:
-        if self._feed.closed:
-            raise StorageUnavailable("the store is closed")
 
     async def _append(self, entry: Entry) -> None:
         try:

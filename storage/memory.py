@@ -17,7 +17,6 @@ from .base import (
     Query,
     Record,
     Storage,
-    StorageUnavailable,
     Tombstones,
     Write,
 )
@@ -72,6 +71,7 @@ class MemoryStorage(TablesStorage):
         self._feed.close()
 
     async def declare(self, *collections: Collection) -> None:
+        self._check_open()
         for collection in collections:
             self._tables.declare(collection)
             self.collections[collection.name] = collection
@@ -89,10 +89,16 @@ class MemoryStorage(TablesStorage):
         return self._tables.tables[self._declared(what.collection).name].forget(what.up_to)
 
     async def load(self, changes: AsyncIterable[Change | Floor]) -> None:
-        self._tables = await self._loaded(changes)
+        self._check_open()
+        tables = await self._loaded(changes)
+        self._check_open()
+        if self._tables.version:
+            raise NotEmpty("the store was written to while it was filled")
+        for collection in self.collections.values():
+            tables.declare(collection)
+        self._tables = tables
         self.id = str(uuid4())
         self._feed.open(self._tables.version)
 
     async def ping(self) -> None:
-        if self._feed.closed:
-            raise StorageUnavailable("the store is closed")
+        self._check_open()

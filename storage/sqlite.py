@@ -148,7 +148,7 @@ class SqliteStorage(Storage):
             return
         await self._commits.close()
         self._feed.close()
-        async with self._reading.shut():
+        async with self._writing, self._reading.shut():
             self._on_loop.close()
             for reader in self._readers:
                 await reader.close()
@@ -161,6 +161,7 @@ class SqliteStorage(Storage):
                 for collection in collections:
                     tables.declare(db, collection)
 
+        self._check_open()
         async with self._writing, self._reading.shut():
             await self._write_hop(work)
             self._declared_anew({collection.name: collection for collection in collections})
@@ -192,13 +193,15 @@ class SqliteStorage(Storage):
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         async with self._reading.passed():
+            self._check_open()
             with _translated(self.path):
                 return await _on(next(self._next_reader), work)
 
     # Writing
 
     async def commit(self, writes: Sequence[Write]) -> Commit:
-        return await self._commits.submit(self._checked(writes))
+        writes = self._checked(writes)
+        return await self._commits.submit(writes)
 
     async def _write(self, batch: Sequence[Sequence[Write]]) -> Sequence[Commit | Conflict]:
         def work(db: sqlite3.Connection) -> Resolution:
@@ -225,6 +228,7 @@ class SqliteStorage(Storage):
             return await self._write_hop(work)
 
     async def load(self, changes: AsyncIterable[Change | Floor]) -> None:
+        self._check_open()
         async with self._writing:
             if self._version:
                 raise NotEmpty("the store is not empty")
@@ -246,8 +250,7 @@ class SqliteStorage(Storage):
         return tables.identity(db)
 
     async def ping(self) -> None:
-        if self._feed.closed:
-            raise StorageUnavailable("the store is closed")
+        self._check_open()
 
         def work(db: sqlite3.Connection) -> None:
             db.execute("BEGIN IMMEDIATE")
@@ -257,6 +260,7 @@ class SqliteStorage(Storage):
             await self._write_hop(work)
 
     async def _write_hop(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        self._check_open()
         with _translated(self.path):
             return await _on(self._writer, work)
 

@@ -42,6 +42,7 @@ from .documents import decode, encode
 _TYPES = {"integer": "INTEGER", "text": "TEXT", "boolean": "BOOLEAN", "double": "REAL", "time": "INTEGER"}
 _MAX_PARAMETERS = 32_000
 _MAX_ROWS = 256
+_LAST_VERSION = 2**63 - 1
 _OWN_COLUMNS = ("version", "id", "document")
 
 
@@ -121,8 +122,11 @@ def declare(db: sqlite3.Connection, collection: Collection) -> None:
     )
     if present is None:
         _create(db, Sql(collection))
-    elif present.fields != collection.fields:
+        return
+    if present.fields != collection.fields:
         _recreate(db, Sql(present), Sql(collection))
+    if not collection.tombstones:
+        forget(db, Tombstones(collection, _LAST_VERSION))
 
 
 def _create(db: sqlite3.Connection, sql: Sql) -> None:
@@ -233,7 +237,7 @@ def _raise_floor(db: sqlite3.Connection, name: str, floor: int) -> None:
 def forget(db: sqlite3.Connection, what: Tombstones) -> int:
     """Drops old tombstones; within a transaction."""
     old = "FROM homeport_tombstones WHERE collection = ? AND version <= ?"
-    parameters = (what.collection.name, what.up_to)
+    parameters = (what.collection.name, min(what.up_to, _LAST_VERSION))
     count, last = db.execute(f"SELECT count(*), max(version) {old}", parameters).fetchone()
     if count:
         db.execute(f"DELETE {old}", parameters)
@@ -361,7 +365,7 @@ def changes(db: sqlite3.Connection, sql: Sql, after: int, limit: int, began: int
         f"SELECT version, id, document FROM {sql.table} WHERE version > :after"
         " UNION ALL SELECT version, id, NULL FROM homeport_tombstones"
         " WHERE collection = :name AND version > :after ORDER BY version LIMIT :limit))",
-        {"name": name, "after": after, "limit": limit + 1},
+        {"name": name, "after": min(after, _LAST_VERSION), "limit": limit + 1},
     ).fetchone()
     if after > version or (after and max(after, began) < floor):
         raise Gone(f"{name}: changes after version {after} are not remembered")

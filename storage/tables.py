@@ -208,6 +208,8 @@ class Table:
         for _, op, value in bounds:
             key: Any = value
             after: Any = value
+            if name == "id" and value is None:  # an id is never missing
+                return 0, 0
             if name != "id":
                 assert not isinstance(value, tuple)
                 key, after = (_key(value), ""), (_key(value), _LAST_ID)
