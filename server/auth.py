@@ -113,7 +113,8 @@ def same_secret(presented: str | None, secret: Secret | None) -> bool:
     """Whether a secret was presented, compared in constant time; one that is not set is never presented."""
     if not presented or secret is None:
         return False
-    return compare_digest(presented.encode(), secret.reveal().encode())
+    # A header that is not UTF-8 comes with half surrogates.
+    return compare_digest(presented.encode("utf-8", "surrogatepass"), secret.reveal().encode())
 
 
 class Auth(Protocol):

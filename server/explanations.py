@@ -45,9 +45,8 @@ _SIZES = {
     "array": ("minItems", "maxItems", "item"),
     "object": ("minProperties", "maxProperties", "member"),
 }
-_DESCRIBED = frozenset(
-    ("type", "format", "enum", "const", "exclusiveMinimum", "exclusiveMaximum")
-    + tuple(key for sizes in _SIZES.values() for key in sizes[:2])
+_DESCRIBED = {"type", "format", "enum", "const", "exclusiveMinimum", "exclusiveMaximum"}.union(
+    *(sizes[:2] for sizes in _SIZES.values())
 )
 """The keywords that `describe` puts into words, all of a schema's together."""
 

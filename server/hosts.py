@@ -19,9 +19,7 @@ if TYPE_CHECKING:
 
 _REMEMBERED = 1024
 _ALLOW_HEADERS = "Content-Type, X-API-Key, Authorization, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID"
-_EXPOSE_HEADERS = (
-    "ETag, Location, Link, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset, X-Request-Id"
-)
+_EXPOSE_HEADERS = "ETag, Location, Link, Retry-After, X-RateLimit-Limit, X-RateLimit-Remaining, X-RateLimit-Reset"
 _PREFLIGHT_SECONDS = 600
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 

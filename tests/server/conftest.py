@@ -227,13 +227,14 @@ class Served:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         return await self("POST", path, data=data, headers=JSON | request.pop("headers", {}), **request)
 
-    async def raw(self, sent: bytes) -> bytes:
-        """What a connection answers to some bytes until it closes."""
+    async def raw(self, sent: bytes, *, until: bytes | None = None) -> bytes:
+        """What a connection answers to some bytes until it closes, or until some bytes come."""
         target = URL(self.url)
         reader, writer = await asyncio.open_connection(target.host, target.port)
         try:
             writer.write(sent)
-            return await asyncio.wait_for(reader.read(), 10)
+            async with asyncio.timeout(10):
+                return await (reader.read() if until is None else reader.readuntil(until))
         finally:
             writer.close()
 

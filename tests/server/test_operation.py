@@ -244,6 +244,7 @@ async def test_path_parameters(toy: Any, path: str, name: str) -> None:
         pytest.param("text=a&limit=&above=", {"text": "a", "limit": 100}, id="empty is not given"),
         pytest.param("text=a&other=1&__proto__=2", {"text": "a", "limit": 100}, id="unknown is dropped"),
         pytest.param("text=%C3%BC%26+", {"text": "ü& ", "limit": 100}, id="escapes"),
+        pytest.param("text=%FF%00%", {"text": "\ufffd\0%", "limit": 100}, id="odd escapes"),
     ],
 )
 async def test_query(toy: Any, query: str, read: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -319,10 +318,6 @@ def test_the_validators_agree_on_formats(name: str, value: Any) -> None:
 
 
 CONFIG = json.loads((SCHEMAS / "config.json").read_text())
-
-
-def as_tables(values: dict[str, Any]) -> dict[str, Any]:
-    return {"server": values, "apis": {"device_usage": values}, "storage": values, "log": values}
 
 
 @settings(max_examples=100)
