@@ -65,4 +65,5 @@ def test_its_metadata(wheel: zipfile.ZipFile) -> None:
     assert metadata["Version"] == homeport.__version__
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "MIT"
+    assert metadata.get_payload() == (ROOT / "README.md").read_text()
     assert wheel.read(f"{DIST_INFO}/licenses/LICENSE") == (ROOT / "LICENSE").read_bytes()
