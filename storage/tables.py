@@ -47,13 +47,19 @@ class Table:
     # Writing
 
     def put(self, row: Row) -> None:
-        self._remove(row.id)
-        if row.id in self._buried:
+        former = self.rows.get(row.id)
+        if former is not None:
+            del self.versions[former.version]
+        elif row.id in self._buried:
             del self.tombstones[self._buried.pop(row.id)]
         self.rows[row.id] = row
         self.versions[row.version] = row.id
         for place, index in self._indexes.items():
-            index.add((_key(row.values[place]), row.id))
+            if former is None:
+                index.add((_key(row.values[place]), row.id))
+            elif former.values[place] != row.values[place]:
+                index.remove((_key(former.values[place]), row.id))
+                index.add((_key(row.values[place]), row.id))
 
     def delete(self, id: str, version: int) -> None:
         self._remove(id)
