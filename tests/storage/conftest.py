@@ -1,0 +1,47 @@
+"""The back ends: each test that asks for `back_end` runs with every one of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from homeport.storage import Storage, make_storage
+
+pytest.register_assert_rewrite("homeport.storage.testing")
+
+
+@dataclass(frozen=True)
+class BackEnd:
+    """``url``: the storage URL of a store at a path."""
+
+    name: str
+    url: Callable[[Path], str]
+    durable: bool = True
+    layout: Literal["lines", "files"] = "lines"
+
+    def make(self, path: Path) -> Storage:
+        return make_storage(self.url(path))
+
+
+MEMORY = BackEnd("memory", lambda path: "memory:", durable=False)
+FILE = BackEnd("file", lambda path: f"file:{path}")
+FILES = BackEnd("files", lambda path: f"file:{path}", layout="files")
+SQLITE = BackEnd("sqlite", lambda path: f"sqlite:{path}.db")
+BACK_ENDS = [MEMORY, FILE, FILES, SQLITE]
+DURABLE = [back_end for back_end in BACK_ENDS if back_end.durable]
+
+
+def _name(back_end: BackEnd) -> str:
+    return back_end.name
+
+
+@pytest.fixture(params=BACK_ENDS, ids=_name)
+def back_end(request: pytest.FixtureRequest) -> BackEnd:
+    return request.param  # type: ignore[no-any-return] - one of the params
+
+
+@pytest.fixture(params=DURABLE, ids=_name)
+def durable(request: pytest.FixtureRequest) -> BackEnd:
+    return request.param  # type: ignore[no-any-return] - one of the params
