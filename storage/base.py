@@ -16,6 +16,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self
 
@@ -501,6 +502,8 @@ class Storage(ABC):
 
     id: str
     """A UUID, new with every store that is created, or filled by `load`."""
+    path: Path | None = None
+    """Where it is on this machine's disk, if it is; its lock and a server's socket are beside it."""
 
     def __init__(self) -> None:
         self.collections: dict[str, Collection] = {}

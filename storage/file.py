@@ -50,7 +50,7 @@ class FileStorage(TablesStorage):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.path = path
+        self.path: Path = path.absolute()
         self._lock: StoreLock | None = None
         self._writing = asyncio.Lock()
         self._checkpointing = asyncio.Lock()
@@ -85,13 +85,14 @@ class FileStorage(TablesStorage):
         lock, self._lock = self._lock, None
         if lock is None:
             return
-        await self._commits.close()
-        self._feed.close()
-        if self._background is not None:
-            await self._background
-        if self._folder.journal.size:
-            await self._try_checkpoint()
-        async with self._writing:
+        try:
+            await self._commits.close()
+            self._feed.close()
+            if self._background is not None:
+                await self._background
+            if self._folder.journal.size:
+                await self._try_checkpoint()
+        finally:
             self._let_go(lock)
 
     def _let_go(self, lock: StoreLock) -> None:
@@ -122,7 +123,6 @@ class FileStorage(TablesStorage):
         return {c.name: known[c.name].redeclared(c) if c.name in known else Table(c) for c in collections}
 
     async def commit(self, writes: Sequence[Write]) -> Commit:
-        self._check_open()
         return await self._commits.submit(self._checked(writes))
 
     async def _write(self, batch: Sequence[Sequence[Write]]) -> Sequence[Commit | Conflict]:

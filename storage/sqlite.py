@@ -73,7 +73,7 @@ class SqliteStorage(Storage):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.path = path.absolute()
+        self.path: Path = path.absolute()
         self._wal = self.path.with_name(self.path.name + "-wal")
         self._lock = StoreLock(self.path)
         self._sqls: dict[str, tables.Sql] = {}
