@@ -1,7 +1,7 @@
 """Benchmarks; what counts is their ratios inside one run.
 
-    python -m bench             all of them
-    python -m bench sync start  some
+python -m bench             all of them
+python -m bench sync start  some
 """
 
 import sys

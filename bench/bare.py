@@ -1,6 +1,6 @@
 """The yardstick: aiohttp on uvloop with one handler that reads the body and answers a constant.
 
-    python -m bench.bare PORT
+python -m bench.bare PORT
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """How much of a bare server's speed is left when a request goes through everything but storage.
 
-    python -m bench core            compares, with wrk
-    python -m bench.core PORT       serves one operation as device usage declares its own, storing nothing
+python -m bench core            compares, with wrk
+python -m bench.core PORT       serves one operation as device usage declares its own, storing nothing
 """
 
 import asyncio
@@ -98,10 +98,8 @@ async def serve(port: int) -> None:
 
 
 def main() -> None:
-    medians = compare(
-        {"bare": ["-m", "bench.bare"], "core without storage": ["-m", "bench.core"]}, "/api/sync", REPORT
-    )
-    report(medians, "bare")
+    servers = {"bare": ["-m", "bench.bare"], "core without storage": ["-m", "bench.core"]}
+    report(compare(servers, "/api/sync", REPORT), "bare")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ server, which other work on the same cores disturbs less.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -24,16 +25,25 @@ from typing import NamedTuple
 SERVER_CORE, LOAD_CORE = "0", "1"
 CONNECTIONS = 32
 
+# Each request is of the next of a thousand users, at an instant that it shares with no other of that user.
 _LUA = """
-wrk.method = "POST"
-wrk.headers["Content-Type"] = "application/json"
-wrk.body = {body}
+local body, first, now = {body}, {first}, os.time() - 60
+local headers = {["Content-Type"] = "application/json"}
+local sent = 0
+request = function()
+  local number = first + sent
+  sent = sent + 1
+  local key = string.format("%064x", number % 1000 + 1)
+  local instant = os.date("!%Y-%m-%dT%H:%M:%SZ", now - math.floor(number / 1000))
+  return wrk.format("POST", "{path}", headers, (body:gsub("@KEY@", key):gsub("@INSTANT@", instant)))
+end
 done = function(summary, latency, requests)
   local errors = summary.errors
   io.write(string.format("RESULT %d %d %d\\n", summary.requests, summary.duration,
     errors.connect + errors.read + errors.write + errors.status + errors.timeout))
 end
 """
+_numbers = itertools.count(0, 10_000_000)
 
 
 @contextlib.contextmanager
@@ -63,19 +73,23 @@ def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 class Figures(NamedTuple):
-    """Of one round, or the medians of several."""
+    """Of one round. ``cpu_microseconds``: the server's processor time, user and system, a request."""
 
+    requests: int
     requests_per_second: float
     cpu_microseconds: float
-    """The server's processor time, user and system, a request."""
 
 
 def load(port: int, pid: int, path: str, body: object, seconds: int) -> Figures:
-    """What `wrk` reaches with keep-alive connections; any error ends the run."""
+    """What `wrk` reaches with keep-alive connections; any error ends the run.
+
+    In the body ``@KEY@`` becomes a key of 64 hexadecimal digits and ``@INSTANT@`` a time.
+    """
+    lua = _LUA.replace("{body}", json.dumps(json.dumps(body))).replace("{path}", path)
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
-        script.write(_LUA.replace("{body}", json.dumps(json.dumps(body))))
+        script.write(lua.replace("{first}", str(next(_numbers))))
         script.flush()
-        url = f"http://127.0.0.1:{port}{path}"
+        url = f"http://127.0.0.1:{port}"
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", script.name, url]
         before = _cpu_microseconds(pid)
         output = subprocess.run(
@@ -86,7 +100,7 @@ def load(port: int, pid: int, path: str, body: object, seconds: int) -> Figures:
     if result is None or int(result[3]):
         raise SystemExit(f"requests failed:\n{output}")
     requests, microseconds = int(result[1]), int(result[2])
-    return Figures(requests / microseconds * 1_000_000, used / requests)
+    return Figures(requests, requests / microseconds * 1_000_000, used / requests)
 
 
 def _cpu_microseconds(pid: int) -> float:
@@ -96,30 +110,32 @@ def _cpu_microseconds(pid: int) -> float:
 
 def compare(
     servers: Mapping[str, Sequence[str]], path: str, body: object, *, rounds: int = 5, seconds: int = 4
-) -> dict[str, Figures]:
-    """The medians of each server, which is a command to which its port is added."""
-    measured: dict[str, list[Figures]] = {name: [] for name in servers}
+) -> dict[str, list[Figures]]:
+    """The rounds of each server, which is a command to which its port is added; the first one fills caches."""
+    measured: dict[str, list[Figures]] = {}
     with contextlib.ExitStack() as stack:
         running_on: dict[str, tuple[int, int]] = {}
         for name, command in servers.items():
             port = _free_port()
             running_on[name] = port, stack.enter_context(running([*command, str(port)], port))
-            load(*running_on[name], path, body, 1)  # caches fill
+            measured[name] = [load(*running_on[name], path, body, 1)]
         for _ in range(rounds):
             for name in servers:
                 measured[name].append(load(*running_on[name], path, body, seconds))
-    return {
-        name: Figures(*map(statistics.median, zip(*figures, strict=True))) for name, figures in measured.items()
+    return measured
+
+
+def report(measured: Mapping[str, Sequence[Figures]], yardstick: str) -> None:
+    """Prints each server's medians against the yardstick's."""
+    medians = {
+        name: [statistics.median(column) for column in zip(*rounds[1:], strict=True)]
+        for name, rounds in measured.items()
     }
-
-
-def report(medians: Mapping[str, Figures], yardstick: str) -> None:
-    """Prints each server's figures against the yardstick's."""
-    unit = medians[yardstick]
-    for name, (rate, cpu) in medians.items():
+    _, unit_rate, unit_cpu = medians[yardstick]
+    for name, (_, rate, cpu) in medians.items():
         print(
-            f"{name:24} {rate:9,.0f} requests/s ({rate / unit.requests_per_second:.2f} of {yardstick})"
-            f" {cpu:7.1f} us CPU a request ({unit.cpu_microseconds / cpu:.2f})"
+            f"{name:24} {rate:9,.0f} requests/s ({rate / unit_rate:.2f} of {yardstick})"
+            f" {cpu:7.1f} us CPU a request ({unit_cpu / cpu:.2f})"
         )
 
 

@@ -1,0 +1,100 @@
+"""The README's examples do what it says."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from homeport import load_config
+from homeport.server.cli import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+URL = "http://127.0.0.1:8000"
+
+
+def blocks(language: str) -> list[str]:
+    return [text for kind, text in BLOCKS if kind == language]
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, str]:
+    """A shell in which the command `homeport` is this one."""
+    return os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="module")
+def url(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("readme")
+    command = [sys.executable, "-m", "homeport", "serve", "--port", "0", "--storage", f"sqlite:{folder}/store.db"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as server:
+        assert server.stdout is not None
+        yield server.stdout.readline().split()[-1]
+        server.terminate()
+        assert server.wait() == 0
+
+
+def test_the_first_request_is_answered_as_shown(url: str, environment: dict[str, str]) -> None:
+    (request,) = (text for text in blocks("sh") if text == f"curl {URL}/\n")
+    answer = json.loads(_shell(request, url, environment))
+    shown = json.loads(blocks("json")[0])
+    assert answer | {"data": None} == shown | {"data": None}
+    assert answer["data"].keys() == shown["data"].keys()
+
+
+def test_a_report_is_pushed_and_read_as_shown(url: str, environment: dict[str, str]) -> None:
+    (session,) = (text for text in blocks("sh") if "/api/sync" in text)
+    output = _shell(session.replace("curl -s", "echo; curl -s"), url, environment)
+    synced, stats, history, removed = map(json.loads, filter(None, output.splitlines()))
+    assert synced["message"] == "Data synced successfully for M4x.local"
+    assert stats["totalTokens"] == 2412018
+    assert stats["totalCost"] == 15.11
+    assert [report["hostname"] for report in history["data"]["reports"]] == ["M4x.local"]
+    assert removed == {"status": "success", "message": "Device M4x.local removed"}
+
+
+@pytest.mark.parametrize("program", blocks("python"))
+def test_python_examples_run(program: str, environment: dict[str, str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("text", blocks("toml"))
+def test_settings_are_settings(text: str, tmp_path: Path) -> None:
+    assert tomllib.loads(text)
+    file = tmp_path / "homeport.toml"
+    file.write_text(text)
+    load_config(str(file), environ={})
+
+
+def test_commands_exist() -> None:
+    for command in re.findall(r"`homeport ([a-z-]+)", README):
+        assert command in cli.commands, command
+
+
+def test_what_it_points_at_exists() -> None:
+    for path in re.findall(r"`((?:tests|docs|bench|storage|server)/[\w/.]*)`", README):
+        assert (ROOT / path).exists(), path
+
+
+def _shell(script: str, url: str, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script.replace(URL, url)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
