@@ -13,7 +13,7 @@ import os
 import sqlite3
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -42,6 +42,7 @@ from .base import (
     Write,
 )
 from .commits import GroupCommit, Resolution, resolve
+from .disk import sync_folder
 from .lockfile import StoreLock
 
 T = TypeVar("T")
@@ -120,14 +121,14 @@ class SqliteStorage(Storage):
         return f"{self.path.as_uri()}?mode=ro"
 
     def _prepare(self, db: sqlite3.Connection) -> tuple[str, int]:
+        version = tables.schema_version(db)
+        if version < len(tables.MIGRATIONS) and db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            self._back_up(db, f"{self.path.name}.before-schema-{len(tables.MIGRATIONS)}-{int(time.time())}")
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA wal_autocheckpoint = 0")
-        version = tables.schema_version(db)
         if version < len(tables.MIGRATIONS):
-            if db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-                self._back_up(db, f"{self.path}.before-schema-{len(tables.MIGRATIONS)}-{int(time.time())}")
             tables.migrate(db)
         self._declared_anew(tables.declared(db))
         return tables.identity(db)
@@ -136,12 +137,16 @@ class SqliteStorage(Storage):
         self.collections.update(collections)
         self._sqls.update({name: tables.Sql(collection) for name, collection in collections.items()})
 
-    def _back_up(self, db: sqlite3.Connection, target: str) -> None:
-        copy = sqlite3.connect(target)
-        try:
+    def _back_up(self, db: sqlite3.Connection, name: str) -> None:
+        """Copies the database beside itself, for its owner alone; the copy has its name when it is whole."""
+        draft = self.path.with_name(f"{self.path.name}.backup")
+        for leftover in (draft, Path(f"{draft}-journal")):
+            leftover.unlink(missing_ok=True)
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with closing(sqlite3.connect(draft)) as copy:
             db.backup(copy)
-        finally:
-            copy.close()
+        draft.replace(draft.with_name(name))
+        sync_folder(draft.parent)
 
     async def close(self) -> None:
         if self._feed.closed:
