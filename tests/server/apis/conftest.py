@@ -6,13 +6,14 @@ Whatever a test does, no part of a user's key may be in the log afterwards: `log
 import asyncio
 import json
 import logging
+import os
 import re
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, redirect_stderr
 from dataclasses import dataclass
 from decimal import Decimal
 from hashlib import sha256
-from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,12 +27,13 @@ from yarl import URL
 from homeport.server.app import create_app
 from homeport.server.clock import MovableClock
 from homeport.server.config import load_config
+from homeport.server.keys import STORAGE
 from homeport.storage import Storage, make_storage
 from homeport.storage.times import parse_time
 
 NOW = "2025-06-03T12:00:00Z"
 """What the clock shows until a test moves it: an hour and a half after the contract's report."""
-BACK_ENDS = [name for name in ("memory", "file", "sqlite") if find_spec(f"homeport.storage.{name}")]
+BACK_ENDS = ["memory", "file", "sqlite"]
 _KEY_PART = 8
 """So many characters of a key in a log are too many."""
 _RAM = Path("/dev/shm")
@@ -201,18 +203,22 @@ async def storage(storage_url: str) -> AsyncIterator[Storage]:
 
 @pytest.fixture
 async def serve(storage: Storage, storage_url: str, log: "Log") -> AsyncIterator[Serve]:
-    """Starts an application on the test's store. Settings are dotted names or, without a dot, device usage's."""
+    """Starts an application on the test's store, or has it open the one that its settings name.
+
+    Settings are dotted names or, without a dot, device usage's.
+    """
     async with AsyncExitStack() as stack:
 
-        async def start(settings: dict[str, Any] | None = None, *, now: str = NOW) -> Served:
+        async def start(settings: dict[str, Any] | None = None, *, now: str = NOW, opens_store: bool = False) -> Served:
             given = {name if "." in name else f"apis.device_usage.{name}": v for name, v in (settings or {}).items()}
             config = load_config(environ={}, overrides={"storage.url": storage_url, "log.format": "json", **given})
             clock = MovableClock(parse_time(now))
-            application = TestServer(create_app(config, storage=storage, clock=clock))
+            application = create_app(config, storage=None if opens_store else storage, clock=clock)
+            listening = TestServer(application)
             with redirect_stderr(log.stream):
-                await stack.enter_async_context(application)
+                await stack.enter_async_context(listening)
             session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
-            return Served(str(application.make_url("")).rstrip("/"), session, clock, storage)
+            return Served(str(listening.make_url("")).rstrip("/"), session, clock, application[STORAGE])
 
         yield start
 
@@ -223,11 +229,11 @@ async def server(serve: Serve) -> Served:
     return await serve()
 
 
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
-    """Waits for what becomes true without telling anybody."""
-    async with asyncio.timeout(seconds):
+async def until(condition: Callable[[], Awaitable[bool]], every: float = 0.005) -> None:
+    """Waits, at most 30 seconds, for what becomes true without telling anybody."""
+    async with asyncio.timeout(30):
         while not await condition():
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(every)
 
 
 # What is told of it
@@ -259,3 +265,65 @@ def log() -> Iterator[Log]:
     root.setLevel(level)
     root.removeHandler(handler)
     assert not key_parts(log.stream.getvalue())
+
+
+# Whole processes
+
+
+@dataclass
+class Process(Client):
+    """`homeport serve`, as people run it."""
+
+    process: asyncio.subprocess.Process
+    stderr: Path
+
+    @property
+    def log(self) -> str:
+        return self.stderr.read_text()
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        await self.process.wait()
+
+    async def stop(self) -> int:
+        """SIGTERM; its exit code."""
+        self.process.terminate()
+        return await self.process.wait()
+
+    async def ready(self) -> None:
+        """Waits until it says that it is, and knows its URL then."""
+        assert self.process.stdout is not None
+        line = (await self.process.stdout.readline()).decode()
+        assert " ready on " in line, self.log
+        self.url = line.rpartition(" ")[2].strip()
+
+
+Launch = Callable[..., Awaitable[Process]]
+
+
+@pytest.fixture
+async def launch(tmp_path: Path, log: Log) -> AsyncIterator[Launch]:
+    """Starts `homeport serve` with arguments and environment variables; kills it in the end. It may not be ready."""
+    processes: list[Process] = []
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def start(*arguments: str, **environment: str) -> Process:
+            stderr = tmp_path / f"stderr-{len(processes)}"
+            inherited = {name: value for name, value in os.environ.items() if not name.startswith("HOMEPORT_")}
+            with stderr.open("wb") as file:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-m", "homeport", "serve", *arguments),
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=file,
+                    cwd=tmp_path,
+                    env=inherited | {"XDG_DATA_HOME": str(tmp_path)} | environment,
+                )
+            processes.append(Process("", session, process, stderr))
+            return processes[-1]
+
+        yield start
+        for process in processes:
+            if process.process.returncode is None:
+                await process.kill()
+            log.stream.write(process.log)

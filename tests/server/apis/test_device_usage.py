@@ -316,7 +316,7 @@ FIELDS = sorted({str(field.values[0]) for field in BAD_FIELDS})
 PER_SERVER = [HealthCheck.function_scoped_fixture]
 
 
-@settings(max_examples=80, suppress_health_check=PER_SERVER)
+@settings(max_examples=50, suppress_health_check=PER_SERVER)
 @given(changes=st.dictionaries(st.sampled_from(FIELDS), anything, min_size=1, max_size=3))
 async def test_no_body_is_too_much(server: Served, changes: dict[str, Any]) -> None:
     body = report()

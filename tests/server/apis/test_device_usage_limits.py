@@ -2,14 +2,20 @@
 
 import asyncio
 from collections import Counter
+from contextlib import redirect_stderr
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from homeport.server.apis.device_usage.ledger import Ledger, user_id
+from homeport.server.app import create_app
+from homeport.server.config import load_config
 from homeport.storage import Storage
 
-from .conftest import KEY, Answer, Serve, Served, on_memory, report, until, user_key
+from .conftest import KEY, Answer, Client, Log, Serve, Served, on_memory, report, until, user_key
 
 PROXIED = {"server.trusted_proxies": ["127.0.0.1", "::1"]}
 
@@ -119,6 +125,19 @@ async def test_networks_are_of_who_reports_not_of_who_looks_after_the_server(ser
     server = await serve({"allow_networks": ["203.0.113.0/24"]})
     assert (await server.sync()).status == 403
     assert (await server.get("/")).status == 200
+
+
+@on_memory
+async def test_a_unix_socket_is_in_no_network(storage: Storage, log: Log, tmp_path: Path) -> None:
+    overrides = {"storage.url": "memory:", "apis.device_usage.allow_networks": ["0.0.0.0/0", "::/0"]}
+    runner = web.AppRunner(create_app(load_config(environ={}, overrides=overrides), storage=storage))
+    with redirect_stderr(log.stream):
+        await runner.setup()
+    await web.UnixSite(runner, str(tmp_path / "socket")).start()
+    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(tmp_path / "socket"))) as session:
+        answer = await Client("http://localhost", session).sync()
+    await runner.cleanup()
+    assert (answer.status, answer.json["message"]) == (403, "This server does not take requests from your network")
 
 
 # Registration
