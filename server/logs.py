@@ -70,8 +70,9 @@ class LineWriter:
         closing = False
         while not closing:
             self._wake.wait()
-            closing = self._closing.wait(_BATCH_SECONDS)
+            self._closing.wait(_BATCH_SECONDS)
             self._wake.clear()
+            closing = self._closing.is_set()  # asked last: `close` sets it before it wakes, and may have just done both
             lines = [self._line(self._waiting.popleft()) for _ in range(len(self._waiting))]
             if missing := self.dropped - reported:
                 lines.append(self._line({"level": "warning", "event": f"{missing} log lines were dropped"}))
