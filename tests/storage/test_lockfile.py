@@ -69,9 +69,7 @@ sys.stdin.read()
 
 def test_another_process_holds_it_until_it_is_killed(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
+    with subprocess.Popen([sys.executable, "-c", HOLD, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
         with pytest.raises(StorageLocked, match=f"is in use by process {holder.pid}$"):
@@ -107,9 +105,7 @@ else:
 
 def test_a_child_made_by_fork_does_not_inherit_it(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
-    with subprocess.Popen(
-        [sys.executable, "-c", FORK, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as parent:
+    with subprocess.Popen([sys.executable, "-c", FORK, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert parent.stdout.readline() == b"forked\n"
         parent.wait()
@@ -158,9 +154,7 @@ def test_the_file_system_is_the_longest_mount_points(path: str, expected: str) -
     assert file_system(Path(path), MOUNTS) == expected
 
 
-@pytest.mark.parametrize(
-    "kind", ["nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "fuse.glusterfs", "ceph"]
-)
+@pytest.mark.parametrize("kind", ["nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "fuse.glusterfs", "ceph"])
 def test_network_file_systems_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     mounts = tmp_path / "mountinfo"
     mounts.write_text(f"27 1 254:0 / / rw,relatime - {kind} server:/ rw\n")
