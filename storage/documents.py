@@ -15,8 +15,9 @@ MAX_DEPTH = 128
 MAX_DIGITS = 4000
 
 _BEYOND_MAX_DIGITS = 10**MAX_DIGITS
-# The look-behind keeps the search linear: a run of digits is tried once, from its start.
-_LONG_NUMBER = re.compile(rb"(?<![0-9])[0-9]{%d}" % (MAX_DIGITS + 1))
+# A run of digits is found as a run of zeros once all digits are zeros: 1 ms a MB, where a pattern takes 30.
+_DIGITS_TO_ZEROS = bytes(ord("0") if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
+_LONG_NUMBER = b"0" * (MAX_DIGITS + 1)
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 _decoder = msgspec.json.Decoder()
@@ -52,7 +53,7 @@ def decode(data: bytes) -> Any:
         raise InvalidDocument("is not JSON: " + str(error).removeprefix("JSON is malformed: ")) from error
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
         _check_depth(value)
-    if len(data) > MAX_DIGITS and _LONG_NUMBER.search(data):
+    if len(data) > MAX_DIGITS and _LONG_NUMBER in data.translate(_DIGITS_TO_ZEROS):
         _check_digits(value)
     return value
 

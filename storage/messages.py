@@ -24,7 +24,7 @@ _ITEM_BYTES = 128
 _LAST = 2**63 - 1
 
 
-class Message(msgspec.Struct, tag=True, array_like=True, forbid_unknown_fields=True, frozen=True):
+class Message(msgspec.Struct, tag=True, array_like=True, forbid_unknown_fields=True):
     pass
 
 
@@ -116,7 +116,7 @@ class Ping(Message):
 Request = Hello | Declare | Get | Find | Count | Commit | Forget | ChangesAfter | Watch | Load | Ping
 
 
-class Welcome(msgspec.Struct, frozen=True):
+class Welcome(msgspec.Struct):
     """What a caller is told of the store."""
 
     id: str

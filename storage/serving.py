@@ -50,7 +50,7 @@ async def serve_storage(storage: Storage, path: Path) -> AsyncIterator[None]:
         yield
         return
     calls = _Calls(storage)
-    server = await asyncio.start_unix_server(calls.answer, sock=listener, backlog=MAX_CALLERS, limit=READ_BYTES)
+    server = await asyncio.start_unix_server(calls.begin, sock=listener, backlog=MAX_CALLERS, limit=READ_BYTES)
     try:
         yield
     finally:
@@ -109,22 +109,15 @@ class _Calls:
         self._ending: set[asyncio.Task[None]] = set()
         """Those that end by themselves: no watches, nor callers that have not asked yet."""
 
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Carries out the call of a connection."""
-        call = asyncio.current_task()
-        assert call is not None
+    def begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Takes the call of a connection."""
+        call = asyncio.create_task(self._answer(Link(reader, writer, _PATIENCE)))
         self._all.add(call)
-        link = Link(reader, writer, _PATIENCE)
-        try:
-            await link.send(await self._outcome(link, call))
-        except StorageUnavailable as error:
-            _log.debug("a command went away: %s", error)
-        finally:
-            self._all.discard(call)
-            self._ending.discard(call)
-            await link.close()
+        call.add_done_callback(self._all.discard)
+        call.add_done_callback(self._ending.discard)
 
     async def end(self) -> None:
+        await asyncio.sleep(0)  # a task that has not begun would not close its connection
         for call in self._all - self._ending:
             call.cancel()
         if self._all:
@@ -134,12 +127,19 @@ class _Calls:
         if self._all:
             await asyncio.wait([*self._all])
 
-    async def _outcome(self, link: Link, call: asyncio.Task[None]) -> m.Message:
+    async def _answer(self, link: Link) -> None:
+        try:
+            with suppress(StorageUnavailable):  # a caller that has gone away needs no answer
+                await link.send(await self._outcome(link))
+        finally:
+            await link.close()
+
+    async def _outcome(self, link: Link) -> m.Message:
         try:
             if len(self._all) > MAX_CALLERS:
                 raise StorageUnavailable(f"the server has {MAX_CALLERS} commands to answer already")
             request = await link.receive()
-            if not isinstance(request, m.Watch):
+            if not isinstance(request, m.Watch) and (call := asyncio.current_task()):
                 self._ending.add(call)
             return m.Done.with_result(await self._result(request, link))
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told, and the server goes on
