@@ -13,6 +13,7 @@ from aiohttp import web
 
 from ..storage import open_storage
 from ..storage.base import Storage
+from ..storage.serving import serve_storage
 from .auth import Clients, loopback_or
 from .clock import Clock
 from .endpoint import Core
@@ -104,6 +105,8 @@ async def _run(app: web.Application, apis: Sequence[Api], core: Core) -> AsyncIt
             await app[STORAGE].declare(*collections)
         else:
             app[STORAGE] = await stack.enter_async_context(open_storage(app[CONFIG].storage.url, collections))
+            if (path := app[STORAGE].path) is not None:
+                await stack.enter_async_context(serve_storage(app[STORAGE], path))
         for api in apis:
             if api.lifespan is not None:
                 await stack.enter_async_context(asynccontextmanager(api.lifespan)(app))

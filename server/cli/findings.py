@@ -7,13 +7,14 @@ import os
 import platform
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from ...storage import StorageDamaged, StorageError, StorageLocked, make_storage
+from ...storage import StorageDamaged, StorageError, StorageLocked, StorageUnavailable, make_storage
 from ...storage.lockfile import StoreLock
+from ...storage.remote import RemoteStorage
 from ...storage.sqlite_tables import MIGRATIONS
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _SAFE_SQLITE = (3, 51, 3)
 _RELEASED = datetime(2025, 12, 1, tzinfo=UTC)
 _SHORTEST_KEY = 16
+_PATIENCE = 5.0
+"""Seconds that a running server may take to answer."""
 _LET_WRITE = "let this user write there, on a local disk that has room"
 _RESTORE = "keep a copy of it as it is, and put a backup in its place"
 
@@ -130,7 +133,7 @@ def store(config: Config) -> Finding:
             return finding
         asyncio.run(_open(make_storage(url)))
     except StorageLocked as error:
-        return Finding("note", "storage", f"{error}, so it was not looked into", "stop that server to have it checked")
+        return asyncio.run(_in_use(url, error))
     except StorageDamaged as error:
         return Finding("fatal", "storage", str(error), _RESTORE)
     except StorageError as error:
@@ -143,6 +146,20 @@ def store(config: Config) -> Finding:
 async def _open(storage: Storage) -> None:
     async with storage:
         await storage.ping()
+
+
+async def _in_use(url: str, locked: StorageLocked) -> Finding:
+    """What the server that has the store says of it."""
+    path = make_storage(url).path
+    if path is not None:
+        with suppress(StorageUnavailable, TimeoutError):
+            async with asyncio.timeout(_PATIENCE), RemoteStorage(path) as storage:
+                try:
+                    await storage.ping()
+                except StorageError as error:
+                    return Finding("warning", "storage", f"{locked}, a server, which says: {error}", _LET_WRITE)
+                return Finding("ok", "storage", f"{locked}, a server, which answers")
+    return Finding("note", "storage", f"{locked}, so it was not looked into", "stop that server to have it checked")
 
 
 def _new_store(url: str, path: Path) -> Finding:

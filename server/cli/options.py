@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ...storage import make_storage
+from ...storage import StorageError, make_storage
 from ..config import ConfigError, load_config
 from ..settings import defaults
 
 if TYPE_CHECKING:
-    from ...storage import Storage
+    from collections.abc import Awaitable
+
+    from ...storage import Collection, Storage
     from ..config import Config
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_T = TypeVar("_T")
 
 help_option = click.help_option(help="Print this page.")
 config_option = click.option(
@@ -72,3 +76,24 @@ def store(config: Config) -> Storage:
         return make_storage(config.storage.url)
     except ValueError as error:
         raise BadConfig([f"storage.url: {error}"]) from None
+
+
+def on_store(config: Config, collections: tuple[Collection, ...], work: Callable[[Storage], Awaitable[_T]]) -> _T:
+    """The result of ``work`` on the configured store, whether a server runs on it or not.
+
+    Raises `BadConfig`, and `Failure` where the store cannot be had or fails.
+    """
+    if config.storage.url == "memory:":
+        raise Failure("storage is memory: nothing of it outlives a process")
+    store(config)
+
+    from ...storage.reach import reach_storage
+
+    async def run() -> _T:
+        async with reach_storage(config.storage.url, collections) as storage:
+            return await work(storage)
+
+    try:
+        return asyncio.run(run())
+    except StorageError as error:
+        raise Failure(str(error)) from None

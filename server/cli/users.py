@@ -2,46 +2,57 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
+import sys
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ...storage import StorageError
-from .options import Failure, config_option, configuration, help_option, json_option, storage_option, store
+from .options import Failure, config_option, configuration, help_option, json_option, on_store, storage_option
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from ..apis.device_usage.ledger import Ledger
 
+F = TypeVar("F", bound="Callable[..., Any]")
 T = TypeVar("T")
 
 _KEY = re.compile(r"[0-9A-Fa-f]{64}")
+_KEY_OR_USER = re.compile(r"[0-9A-Fa-f]{64}|[0-9a-f]{32}")
 
 
-def _checked(context: click.Context, parameter: click.Parameter, key: str) -> str:
-    """The key is a password: an error does not repeat it."""
-    if not _KEY.fullmatch(key):
-        raise click.BadParameter("it has to be 64 hexadecimal digits, such as `openssl rand -hex 32` prints.")
-    return key.lower()
+def _key_argument(form: re.Pattern[str], wanted: str) -> Callable[[F], F]:
+    """The argument KEY, with ``-`` for a line of standard input. It is a password: no error repeats it."""
+
+    def checked(context: click.Context, parameter: click.Parameter, given: str) -> str:
+        key = sys.stdin.readline().strip() if given == "-" else given
+        if not form.fullmatch(key):
+            raise click.BadParameter(f"it has to be {wanted}.")
+        return key
+
+    return click.argument("key", callback=checked)
 
 
 @click.group(
     epilog="\b\nExamples:\n"
-    '  homeport users add "$(openssl rand -hex 32)"\n'
+    "  openssl rand -hex 32 | tee key | homeport users add -\n"
     "  homeport users list --json\n\n"
-    'With apis.device_usage.registration = "closed" only these users may report.'
+    'With apis.device_usage.registration = "closed" only these users may report. '
+    "Where a server runs, it knows at once."
 )
 @help_option
 def users() -> None:
     """Add, list and remove users of the device-usage API."""
 
 
-@users.command(epilog="\b\nExample:\n  homeport users add 0123…cdef   64 hexadecimal digits")
-@click.argument("key", callback=_checked)
+@users.command(
+    epilog="\b\nExamples:\n"
+    "  homeport users add 0123…cdef    64 hexadecimal digits\n"
+    "  homeport users add - < key      the same, unseen by the shell's history"
+)
+@_key_argument(_KEY, "64 hexadecimal digits, such as `openssl rand -hex 32` prints")
 @config_option
 @storage_option
 @json_option
@@ -63,13 +74,18 @@ def add(key: str, config_file: str | None, storage: str | None, as_json: bool) -
 def list_(config_file: str | None, storage: str | None, as_json: bool) -> None:
     """List all users, by a hash of their keys."""
     found = _with_ledger(config_file, storage, lambda ledger: ledger.users())
-    rows = [{"user": user, "devices": state["devices"], "added": state["registered"]} for user, state in found]
-    lines = [f"{row['user']}  {row['devices']:3} devices{'' if row['added'] else ', not added'}" for row in rows]
-    _tell(rows, "\n".join(lines) or "no users", as_json)
+    rows = [{"user": user, "devices": state["devices"], "registered": state["registered"]} for user, state in found]
+    lines = [f"{'USER':32}  DEVICES  REGISTERED"] if rows else ["no users"]
+    lines += [f"{row['user']}  {row['devices']:7}  {'yes' if row['registered'] else 'no'}" for row in rows]
+    _tell(rows, "\n".join(lines), as_json)
 
 
-@users.command(epilog="\b\nExample:\n  homeport users remove 0123…cdef   a key, or a user as `list` prints them")
-@click.argument("key")
+@users.command(
+    epilog="\b\nExamples:\n"
+    "  homeport users remove - < key\n"
+    "  homeport users remove 0123…cdef    a key, or a user as `list` prints them"
+)
+@_key_argument(_KEY_OR_USER, "64 hexadecimal digits, or a user as `homeport users list` prints them")
 @config_option
 @storage_option
 @json_option
@@ -85,22 +101,11 @@ def remove(key: str, config_file: str | None, storage: str | None, as_json: bool
 
 
 def _with_ledger(config_file: str | None, storage_url: str | None, work: Callable[[Ledger], Awaitable[T]]) -> T:
-    """The result of ``work`` on the configured store."""
     config = configuration(config_file, storage__url=storage_url)
-    if config.storage.url == "memory:":
-        raise Failure("storage is memory: nothing of it outlives a process")
 
     from ..apis.device_usage.ledger import USERS, Ledger
 
-    async def run() -> T:
-        async with store(config) as storage:
-            await storage.declare(USERS)
-            return await work(Ledger(storage))
-
-    try:
-        return asyncio.run(run())
-    except StorageError as error:
-        raise Failure(str(error)) from None
+    return on_store(config, (USERS,), lambda storage: work(Ledger(storage)))
 
 
 def _tell(document: Any, text: str, as_json: bool) -> None:
