@@ -71,6 +71,7 @@ class Folder:
             self.journal.create()
             self.replace_manifest(self.new_manifest(Manifest(str(uuid4()), 0, 1, [])))
         manifest = self._read()
+        disk.sync_folder(self.path)  # that the last server replaced the manifest may not be durable yet
         # That segments are left from before it shows that the checkpoint was not finished. Otherwise a removed file
         # that is there again was put there by a person.
         unfinished = any(number < manifest.journal for number in self.journal.segments())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .base import StorageFull, StorageUnavailable
@@ -45,7 +45,9 @@ def truncate(descriptor: int, size: int) -> None:
 
 
 def close(descriptor: int) -> None:
-    os.close(descriptor)
+    # An error would tell of a write, and those that matter have been synced.
+    with suppress(OSError):
+        os.close(descriptor)
 
 
 def replace(path: Path, by: Path) -> None:
@@ -64,9 +66,9 @@ def sync_folder(path: Path) -> None:
     """Makes durable which files a folder holds."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     finally:
-        os.close(descriptor)
+        close(descriptor)
 
 
 def make_folder(path: Path) -> None:

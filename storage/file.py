@@ -159,9 +159,9 @@ class FileStorage(TablesStorage):
             self._dirty.update(tables.tables)
             begun = await self._begin(tables, str(uuid4()))
             await self._fold(begun)
-            self._tables = tables
-            self.id = begun.id
+            self._tables, self.id = tables, begun.id
             self._feed.open(tables.version)
+        await self._try_checkpoint()  # there is nothing to write, but the files are to be put in their places
 
     async def _append(self, entry: Entry) -> None:
         try:
@@ -207,13 +207,11 @@ class FileStorage(TablesStorage):
             async with self._writing:
                 begun = await self._begin(self._tables, self.id)
             await self._fold(begun)
+            await self._finish()
 
     async def _begin(self, tables: Tables, id: str) -> _Begun:
         """Begins a checkpoint, between commits."""
-        with translated(f"write {self.path}"):
-            if self._unfinished is not None:
-                await self._run(self._folder.finish, self._unfinished)
-                self._unfinished = None
+        await self._finish()
         number = await self._run(self._folder.journal.rotate)
         begun = _Begun(Checkpoint(self._folder, number), tables, id, tables.version, self._dirty)
         self._dirty = set()
@@ -229,7 +227,7 @@ class FileStorage(TablesStorage):
         kept, documents = dict(self._kept), dict(self._documents)
         with translated(f"write {self.path}"):
             try:
-                for name in sorted(dirty):
+                for name in [name for name in tables.tables if name in dirty]:
                     kept[name], documents[name] = await self._write_files(checkpoint, tables.tables[name])
                 manifest = Manifest(id, version, checkpoint.number, list(kept.values()), checkpoint.removed)
                 await self._run(checkpoint.commit, manifest)
@@ -240,8 +238,13 @@ class FileStorage(TablesStorage):
                 if isinstance(error, Exception):  # else a thread may be writing yet
                     await self._run(checkpoint.discard)
                 raise
-            self._kept, self._documents, self._unfinished = kept, documents, manifest
-            await self._run(self._folder.finish, manifest)
+        self._kept, self._documents, self._unfinished = kept, documents, manifest
+
+    async def _finish(self) -> None:
+        """Puts the files of the last checkpoint in their places, if that is yet to be done."""
+        if self._unfinished is not None:
+            with translated(f"write {self.path}"):
+                await self._run(self._folder.finish, self._unfinished)
             self._unfinished = None
 
     async def _write_files(self, checkpoint: Checkpoint, table: Table) -> tuple[Kept, Documents]:

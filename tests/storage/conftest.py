@@ -1,9 +1,9 @@
 """The back ends: each test that asks for `back_end` runs with every one of them."""
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
@@ -19,7 +19,6 @@ class BackEnd:
     name: str
     url: Callable[[Path], str]
     durable: bool = True
-    layout: Literal["lines", "files"] = "lines"
 
     def make(self, path: Path) -> Storage:
         return make_storage(self.url(path))
@@ -27,9 +26,8 @@ class BackEnd:
 
 MEMORY = BackEnd("memory", lambda path: "memory:", durable=False)
 FILE = BackEnd("file", lambda path: f"file:{path}")
-FILES = BackEnd("files", lambda path: f"file:{path}", layout="files")
 SQLITE = BackEnd("sqlite", lambda path: f"sqlite:{path}.db")
-BACK_ENDS = [MEMORY, FILE, FILES, SQLITE]
+BACK_ENDS = [MEMORY, FILE, SQLITE]
 DURABLE = [back_end for back_end in BACK_ENDS if back_end.durable]
 
 
@@ -45,3 +43,11 @@ def back_end(request: pytest.FixtureRequest) -> BackEnd:
 @pytest.fixture(params=DURABLE, ids=_name)
 def durable(request: pytest.FixtureRequest) -> BackEnd:
     return request.param  # type: ignore[no-any-return] - one of the params
+
+
+@pytest.fixture
+def ram(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory, where the system has one: for disks that only seem to fail, fsync need not take its time."""
+    shared = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else tmp_path) as folder:
+        yield Path(folder)
