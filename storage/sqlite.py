@@ -123,6 +123,8 @@ class SqliteStorage(Storage):
     def _prepare(self, db: sqlite3.Connection) -> tuple[str, int]:
         version = tables.schema_version(db)
         if version < len(tables.MIGRATIONS) and db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            with tables.transaction(db):
+                pass  # raises where another program is writing, before a backup is made at every attempt
             self._back_up(db, f"{self.path.name}.before-schema-{len(tables.MIGRATIONS)}-{int(time.time())}")
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
