@@ -10,9 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
+from functools import partial
 from pathlib import Path
 
-from ....storage import Collection, Put, Storage
+from ....storage import Collection, Put, Storage, StorageDamaged
 from ....storage.documents import decode
 from ....storage.times import parse_time
 from ...validation import Checker, Schemas
@@ -25,6 +26,8 @@ IMPORTS = Collection("device_usage_imports")
 
 _DONE = "original"
 _CHUNK = 500
+_NEEDED = {"id", "user_key", "hostname", "timestamp"}
+"""The columns without which a `device_stats` is none of the original server's; one for a number may be missing."""
 
 
 async def import_original(storage_url: str, storage: Storage) -> None:
@@ -41,10 +44,12 @@ async def import_original(storage_url: str, storage: Storage) -> None:
         return
     database = await asyncio.to_thread(_connect, storage.path)
     try:
-        tables = {name for (name,) in await _select(database, "SELECT name FROM sqlite_schema WHERE type = 'table'")}
-        if not {"users", "device_stats"} <= tables:
+        columns = {name for (name,) in await _select(database, "SELECT name FROM pragma_table_info('device_stats')")}
+        if not columns >= _NEEDED:
             return
         taken, refused = await _take_in(database, Ledger(storage))
+    except sqlite3.Error as error:
+        raise StorageDamaged(f"{storage.path}: the original server's reports cannot be read: {error}") from error
     finally:
         database.close()
     await storage.commit([Put(IMPORTS, _DONE, {"reports": taken, "refused": refused})])
@@ -55,6 +60,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     """Another connection of the same library, which is all that may open a live database."""
     database = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, check_same_thread=False)
     database.row_factory = sqlite3.Row
+    database.text_factory = partial(str, encoding="utf-8", errors="replace")
     return database
 
 
@@ -84,32 +90,33 @@ async def _select(database: sqlite3.Connection, statement: str, *parameters: obj
     return await asyncio.to_thread(lambda: database.execute(statement, parameters).fetchall())
 
 
-def _report(row: sqlite3.Row, checker: Checker) -> Report | None:
+def _report(columns: sqlite3.Row, checker: Checker) -> Report | None:
     """A row as a report; None, and a line in the log, where it is none that a client could send."""
+    row = dict(columns)
     try:
         document = {
             "userKey": row["user_key"],
             "hostname": row["hostname"],
             "timestamp": str(row["timestamp"]).replace(" ", "T", 1),
             "usage": {
-                "totalTokens": row["total_tokens"] or 0,
-                "inputTokens": row["input_tokens"] or 0,
-                "outputTokens": row["output_tokens"] or 0,
-                "cacheCreationTokens": row["cache_creation_tokens"] or 0,
-                "cacheReadTokens": row["cache_read_tokens"] or 0,
+                "totalTokens": row.get("total_tokens") or 0,
+                "inputTokens": row.get("input_tokens") or 0,
+                "outputTokens": row.get("output_tokens") or 0,
+                "cacheCreationTokens": row.get("cache_creation_tokens") or 0,
+                "cacheReadTokens": row.get("cache_read_tokens") or 0,
             },
             "sessions": {
-                "total": row["sessions_total"] or 0,
-                "active": row["sessions_active"] or 0,
+                "total": row.get("sessions_total") or 0,
+                "active": row.get("sessions_active") or 0,
                 "averageDuration": 0,
             },
             "costs": {
-                "opus": row["cost_opus"] or 0,
-                "sonnet": row["cost_sonnet"] or 0,
-                "haiku": row["cost_haiku"] or 0,
-                "actual": row["cost_actual"] or 0,
+                "opus": row.get("cost_opus") or 0,
+                "sonnet": row.get("cost_sonnet") or 0,
+                "haiku": row.get("cost_haiku") or 0,
+                "actual": row.get("cost_actual") or 0,
             },
-            "hourlyUsage": decode(str(row["hourly_usage"] or "[]").encode()) or [0] * 24,
+            "hourlyUsage": decode(str(row.get("hourly_usage") or "[]").encode()) or [0] * 24,
             "version": "unknown",
         }
         if not checker.is_valid(document):
