@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from homeport.storage import StorageDamaged
+
 from .conftest import KEY, Launch, Log, Process, Serve, Served, report, until, user_key
 
 Row = dict[str, Any]
@@ -262,11 +264,47 @@ async def test_a_database_without_reports(take_in: Take, path: Path, log: Log) -
     assert "took in 0 reports of the original server (0 could not be read)" in log.stream.getvalue()
 
 
+async def test_a_database_of_an_earlier_version(take_in: Take, path: Path) -> None:
+    """What it did not count is 0."""
+    make_original(path, [row(), row(hostname="caf\xe9".encode("latin-1"), timestamp="2025-06-03 09:00:00")])
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE device_stats SET hostname = CAST(hostname AS TEXT)")  # which is then not UTF-8
+        for column in ("hourly_usage", "cost_actual", "sessions_active"):
+            db.execute(f"ALTER TABLE device_stats DROP COLUMN {column}")
+    server = await take_in()
+    assert await server.devices() == ["M4x.local", "caf\ufffd"]
+    assert (await server.stats()).json["totalCost"] == 2 * Decimal("12.06")
+
+
+async def test_a_damaged_database_is_told_in_one_line(take_in: Take, path: Path) -> None:
+    make_original(path, many_rows())
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size // 2)
+        file.write(b"\xff" * 50_000)
+    with pytest.raises(StorageDamaged, match=f"{path}: the original server's reports cannot be read: "):
+        await take_in()
+
+
+@pytest.mark.slow
+async def test_a_database_that_its_server_still_writes(launch: Launch, path: Path) -> None:
+    """The new one waits for a while, and then says why it does not start; it has changed nothing."""
+    before = make_original(path, [row()])
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN IMMEDIATE")
+        process = await launch("--port", "0", DATABASE_PATH=str(path))
+        assert await process.process.wait() == 1
+    assert f"homeport: {path}: database is locked\n" in process.log
+    assert "Traceback" not in process.log
+    assert not backups(path)
+    assert original(path) == before
+
+
 async def test_a_database_that_holds_other_tables(take_in: Take, path: Path, log: Log) -> None:
     """It is theirs as much as ours."""
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("CREATE TABLE users (name TEXT)")
         db.execute("INSERT INTO users VALUES ('alice')")
+        db.execute("CREATE TABLE device_stats (hostname TEXT, uptime INTEGER)")
     assert (await (await take_in()).sync()).status == 200
     assert "of the original server" not in log.stream.getvalue()
     for file in (path, *backups(path)):
