@@ -49,6 +49,7 @@ class Link:
         """Bytes."""
         self._reader = reader
         self._writer = writer
+        writer.transport.set_write_buffer_limits(0)  # what was sent is with the system, so that closing loses nothing
 
     async def send(self, message: Message) -> None:
         """Raises ValueError for a message of more than 64 MiB."""
@@ -86,6 +87,7 @@ class Link:
             ) from error
 
     async def close(self) -> None:
-        self._writer.close()
-        with suppress(OSError):  # it may be closed by the other side already
+        """Ends the connection at once, whatever the other side does."""
+        self._writer.transport.abort()
+        with suppress(OSError):  # the other side may have ended it before
             await self._writer.wait_closed()

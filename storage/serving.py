@@ -54,10 +54,10 @@ async def serve_storage(storage: Storage, path: Path) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        for name in {place, beside}:
-            _remove(name)
         server.close()
         await calls.end()
+        for name in {place, beside}:
+            _remove(name)
 
 
 def _bind(beside: Path) -> tuple[socket.socket, Path]:
@@ -105,27 +105,26 @@ class _Calls:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._declaring = asyncio.Lock()
-        self._all: set[asyncio.Task[None]] = set()
-        self._ending: set[asyncio.Task[None]] = set()
+        self._calls: dict[Link, asyncio.Task[None]] = {}
+        self._finite: set[Link] = set()
         """Those that end by themselves: no watches, nor callers that have not asked yet."""
 
     def begin(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Takes the call of a connection."""
-        call = asyncio.create_task(self._answer(Link(reader, writer, _PATIENCE)))
-        self._all.add(call)
-        call.add_done_callback(self._all.discard)
-        call.add_done_callback(self._ending.discard)
+        link = Link(reader, writer, _PATIENCE)
+        self._calls[link] = asyncio.create_task(self._answer(link))
 
     async def end(self) -> None:
         await asyncio.sleep(0)  # a task that has not begun would not close its connection
-        for call in self._all - self._ending:
+        for link, call in self._calls.items():
+            if link not in self._finite:
+                call.cancel()
+        if self._calls:
+            await asyncio.wait([*self._calls.values()], timeout=_GRACE)
+        for call in self._calls.values():
             call.cancel()
-        if self._all:
-            await asyncio.wait([*self._all], timeout=_GRACE)
-        for call in self._all:
-            call.cancel()
-        if self._all:
-            await asyncio.wait([*self._all])
+        if self._calls:
+            await asyncio.wait([*self._calls.values()])
 
     async def _answer(self, link: Link) -> None:
         try:
@@ -133,14 +132,16 @@ class _Calls:
                 await link.send(await self._outcome(link))
         finally:
             await link.close()
+            self._finite.discard(link)
+            del self._calls[link]
 
     async def _outcome(self, link: Link) -> m.Message:
         try:
-            if len(self._all) > MAX_CALLERS:
+            if len(self._calls) > MAX_CALLERS:
                 raise StorageUnavailable(f"the server has {MAX_CALLERS} commands to answer already")
             request = await link.receive()
-            if not isinstance(request, m.Watch) and (call := asyncio.current_task()):
-                self._ending.add(call)
+            if not isinstance(request, m.Watch):
+                self._finite.add(link)
             return m.Done.with_result(await self._result(request, link))
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told, and the server goes on
             failure = m.failure(error)

@@ -362,14 +362,17 @@ async def endless() -> AsyncIterator[Change]:
 
 
 async def test_no_caller_holds_up_the_end(slow: Slow, path: Path) -> None:
-    async with AsyncExitStack() as callers:
+    await MemoryStorage.commit(slow, [Put(NOTES, "big", {"text": "x" * 5_000_000})])
+    async with asyncio.timeout(SOON), AsyncExitStack() as callers:
         async with serve_storage(slow, path):
             remote = await callers.enter_async_context(RemoteStorage(path))
             _, idle = await asyncio.open_unix_connection(path.with_name("x.db.sock"))
+            _, deaf = await asyncio.open_unix_connection(path.with_name("x.db.sock"), limit=1)
+            deaf.write(frame(b"\x93\xa3Get\xa5notes\x91\xc4\x03big"))
             calls = [
                 asyncio.create_task(remote.commit([Put(NOTES, "a", {})])),
                 asyncio.create_task(remote.load(endless())),
-                asyncio.ensure_future(anext(remote.watch([NOTES], 0))),
+                asyncio.ensure_future(anext(remote.watch([NOTES], 1))),
             ]
             await slow.begun.wait()
             await asyncio.wait(calls, timeout=0.1)
@@ -380,9 +383,10 @@ async def test_no_caller_holds_up_the_end(slow: Slow, path: Path) -> None:
                 await call
         # A load hears of it when it has something to say.
         calls[1].cancel()
-        idle.close()
         await asyncio.wait([calls[1]])
-        await idle.wait_closed()
+        for caller in idle, deaf:
+            caller.close()
+            await caller.wait_closed()
 
 
 async def test_the_end_does_not_wait_for_a_watch_at_all(store: Storage, path: Path) -> None:
