@@ -1,8 +1,8 @@
 """The back ends: each test that asks for `back_end` runs with every one of them."""
 
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -14,19 +14,24 @@ pytest.register_assert_rewrite("homeport.storage.testing")
 
 @dataclass(frozen=True)
 class BackEnd:
-    """``url``: the storage URL of a store at a path."""
+    """``url``: the storage URL of a store at a path. ``often``: constants that make its checkpoints frequent."""
 
     name: str
     url: Callable[[Path], str]
     durable: bool = True
+    often: Mapping[str, int] = field(default_factory=dict)
 
     def make(self, path: Path) -> Storage:
         return make_storage(self.url(path))
 
 
 MEMORY = BackEnd("memory", lambda path: "memory:", durable=False)
-FILE = BackEnd("file", lambda path: f"file:{path}")
-SQLITE = BackEnd("sqlite", lambda path: f"sqlite:{path}.db")
+FILE = BackEnd("file", lambda path: f"file:{path}", often={"homeport.storage.file.MIN_CHECKPOINT_BYTES": 64 << 10})
+SQLITE = BackEnd(
+    "sqlite",
+    lambda path: f"sqlite:{path}.db",
+    often={"homeport.storage.sqlite.PASSIVE_BYTES": 64 << 10, "homeport.storage.sqlite.TRUNCATE_BYTES": 512 << 10},
+)
 BACK_ENDS = [MEMORY, FILE, SQLITE]
 DURABLE = [back_end for back_end in BACK_ENDS if back_end.durable]
 
@@ -43,6 +48,12 @@ def back_end(request: pytest.FixtureRequest) -> BackEnd:
 @pytest.fixture(params=DURABLE, ids=_name)
 def durable(request: pytest.FixtureRequest) -> BackEnd:
     return request.param  # type: ignore[no-any-return] - one of the params
+
+
+@pytest.fixture
+def checkpoints_often(back_end: BackEnd, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in back_end.often.items():
+        monkeypatch.setattr(name, value)
 
 
 @pytest.fixture

@@ -6,8 +6,13 @@ import pytest
 
 from homeport.storage import Storage
 from homeport.storage.testing import StorageContract
+from homeport.storage.testing.changing import Changing
+from homeport.storage.testing.committing import Committing
+from homeport.storage.testing.keeping import Keeping
+from homeport.storage.testing.loading import Loading
+from homeport.storage.testing.opening import Opening
 
-from .conftest import BackEnd
+from .conftest import FILE, BackEnd
 
 
 class TestContract(StorageContract):
@@ -15,7 +20,15 @@ class TestContract(StorageContract):
     def _of(self, back_end: BackEnd) -> None:
         self.back_end = back_end
         self.durable = back_end.durable  # type: ignore[misc] - each test has an object of its own
-        self.layout = back_end.layout  # type: ignore[misc] - as above
 
     def make(self, path: Path) -> Storage:
         return self.back_end.make(path)
+
+
+class TestOneFileARecord(Opening, Keeping, Committing, Changing, Loading):
+    """The other layout, in what a layout can change: queries are answered from memory."""
+
+    layout = "files"
+
+    def make(self, path: Path) -> Storage:
+        return FILE.make(path)
