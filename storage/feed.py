@@ -31,7 +31,7 @@ class Feed:
         self._floor = 0
         self._changes: list[Change] = []
         self._bytes = 0
-        self._moved = asyncio.Event()
+        self._moved: asyncio.Event | None = None  # there while somebody waits
 
     def open(self, version: int) -> None:
         """Begins anew at a store's version; who waits is woken to read the store."""
@@ -59,6 +59,8 @@ class Feed:
     async def beyond(self, after: int) -> None:
         """Returns when the store has gone beyond a version, or is closed."""
         while self.version <= after and not self.closed:
+            if self._moved is None:
+                self._moved = asyncio.Event()
             await self._moved.wait()
 
     def close(self) -> None:
@@ -66,8 +68,9 @@ class Feed:
         self._wake()
 
     def _wake(self) -> None:
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
+        if self._moved is not None:
+            self._moved.set()
+            self._moved = None
 
     def _forget(self) -> None:
         # Half at a time, so that forgetting costs little a change.

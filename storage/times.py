@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 SECOND = 1_000_000
 MINUTE = 60 * SECOND
@@ -11,6 +12,7 @@ DAY = 24 * HOUR
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _LAST = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND
+_LONGEST_REMEMBERED = 40
 _RFC3339 = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]((?:[01][0-9]|2[0-3]):[0-9]{2}:)([0-9]{2})(?:\.([0-9]+))?"
     r"([Zz]|[+-][0-9]{2}:[0-9]{2})?"
@@ -23,6 +25,11 @@ def parse_time(text: str) -> int:
     Digits beyond the microsecond are dropped. A leap second (``23:59:60Z``) is the second after it.
     Raises ValueError for anything else and for instants outside the years 1 to 9999.
     """
+    # A request's time is read when it is checked and when it is used.
+    return _remembered(text) if len(text) <= _LONGEST_REMEMBERED else _parse(text)
+
+
+def _parse(text: str) -> int:
     match = _RFC3339.fullmatch(text)
     if match is None:
         raise ValueError("must be an RFC 3339 date-time such as 2025-06-03T10:30:00Z")
@@ -47,6 +54,9 @@ def parse_time(text: str) -> int:
     return micros
 
 
+_remembered = lru_cache(maxsize=1024)(_parse)
+
+
 def format_time(micros: int) -> str:
     """ISO 8601 in UTC with milliseconds: ``2025-12-30T18:00:00.000Z``."""
     return (_EPOCH + timedelta(microseconds=micros)).isoformat(timespec="milliseconds")[:-6] + "Z"
@@ -54,4 +64,12 @@ def format_time(micros: int) -> str:
 
 def format_instant(micros: int) -> str:
     """The same with microseconds, ``2025-12-30T18:00:00.000000Z``: as texts these sort as the instants do."""
-    return (_EPOCH + timedelta(microseconds=micros)).isoformat(timespec="microseconds")[:-6] + "Z"
+    day, rest = divmod(micros, DAY)
+    seconds, micros = divmod(rest, SECOND)
+    return f"{_day(day)}T{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{micros:06}Z"
+
+
+@lru_cache(maxsize=1024)
+def _day(number: int) -> str:
+    """The date of a day, counted from 1970-01-01."""
+    return (_EPOCH + timedelta(days=number)).date().isoformat()

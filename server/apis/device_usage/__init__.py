@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _GROUPS = {
-    "usage": ("totalTokens", "inputTokens", "outputTokens", "cacheCreationTokens", "cacheReadTokens"),
-    "sessions": ("total", "active", "averageDuration"),
-    "costs": ("opus", "sonnet", "haiku", "actual"),
+    "usage": frozenset(("totalTokens", "inputTokens", "outputTokens", "cacheCreationTokens", "cacheReadTokens")),
+    "sessions": frozenset(("total", "active", "averageDuration")),
+    "costs": frozenset(("opus", "sonnet", "haiku", "actual")),
 }
 _EXACT = Context(prec=400)
 """Room for every digit from a double's least to the sum of the greatest costs."""
@@ -124,7 +124,8 @@ def _kept(posted: Mapping[str, Any]) -> dict[str, Any]:
     """A report without its key and without fields that the contract does not know."""
     kept = {name: posted[name] for name in _KEPT}
     for group, names in _GROUPS.items():
-        kept[group] = {name: value for name, value in posted[group].items() if name in names}
+        if not names.issuperset(posted[group]):
+            kept[group] = {name: value for name, value in posted[group].items() if name in names}
     return kept
 
 

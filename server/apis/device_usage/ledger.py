@@ -77,8 +77,13 @@ class Ledger:
 
         Raises `Forbidden` where ``admission`` (None: everybody) lets the user or a new device not in.
         """
-        writes = {id: Put(REPORTS, id, document) for id, document in _by_id(user, reports)}
-        devices = {_device_id(user, report.hostname): report.hostname for report in reports}
+        devices: dict[str, str] = {}
+        writes: dict[str, Put] = {}
+        for hostname, instant, document in reports:
+            device = _device_id(user, hostname)
+            devices[device] = hostname
+            id = f"{device}/{format_instant(instant)}"
+            writes[id] = Put(REPORTS, id, document)
 
         async def attempt() -> None:
             known = await self._storage.get(DEVICES, list(devices))
@@ -232,10 +237,6 @@ class Ledger:
 def _device_id(user: str, hostname: str) -> str:
     """Without a slash in the host's part, so that no device's reports lie among another's."""
     return f"{user}/{hostname.replace('%', '%25').replace('/', '%2F')}"
-
-
-def _by_id(user: str, reports: Sequence[Report]) -> list[tuple[str, dict[str, Any]]]:
-    return [(f"{_device_id(user, r.hostname)}/{format_instant(r.instant)}", r.document) for r in reports]
 
 
 def _reports_of(device: str) -> Query:
