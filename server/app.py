@@ -95,8 +95,6 @@ def _system(telemetry: Telemetry) -> Api:
 
 async def _run(app: web.Application, apis: Sequence[Api], core: Core) -> AsyncIterator[None]:
     """Opens what the application needs, in order, and closes it in reverse."""
-    if not app.middlewares and not app.on_response_prepare:
-        core.alone = (app,)
     async with AsyncExitStack() as stack:
         core.telemetry.open()
         stack.push_async_callback(asyncio.to_thread, core.telemetry.close)

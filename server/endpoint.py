@@ -47,8 +47,14 @@ class Core:
     clients: Clients
     limiter: Limiter
     telemetry: Telemetry
-    alone: tuple[web.Application, ...] = ()
-    """The application, once it runs, where nothing but its handlers sees its responses."""
+    _alone: bool | None = None
+
+    def alone(self, request: web.Request) -> bool:
+        """Whether nothing but our handlers sees the responses: no application around, no middleware, no signal."""
+        if self._alone is None:  # then it is the first request, after which nothing of this changes
+            app = self.app
+            self._alone = request.match_info.apps == (app,) and not (app.middlewares or app.on_response_prepare)
+        return self._alone
 
 
 class Endpoint:
@@ -101,7 +107,7 @@ class Endpoint:
         has_body = raw.can_read_body
         if has_body:
             check_head(raw, operation.content_types, self._max_body)
-        if not client.loopback:
+        if self._address_limits and not client.loopback:
             self._count(request, self._address_limits)
         if operation.auth is not None:
             if not client.loopback:
@@ -121,7 +127,8 @@ class Endpoint:
             request.document = _parse(request.body)
             if not self._body.is_valid(request.document):
                 raise InvalidBody(problems=await asyncio.to_thread(self._body.problems, request.document))
-        self._count(request, self._document_limits)
+        if self._document_limits:
+            self._count(request, self._document_limits)
         return await operation.handler(request)
 
     def _count(self, request: ApiRequest, limits: Iterable[tuple[Limit, Rate]]) -> None:
@@ -159,7 +166,7 @@ class Endpoint:
             and raw.version == HTTP_1_1
             and raw.keep_alive
             and raw.method != "HEAD"
-            and raw.match_info.apps == self._core.alone
+            and self._core.alone(raw)
         ):
             return WholeResponse(status, content_type, request.id, body)
         head = {**request.headers, **(headers or {})}

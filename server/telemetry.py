@@ -60,7 +60,8 @@ class Telemetry(Collector):
         self._clock = clock
         self._log = log
         self._lines: LineWriter | None = None
-        self._ids = map((secrets.token_hex(4) + "{:08x}").format, count())
+        self._run = secrets.token_hex(4)
+        self._numbers = count()
 
     def open(self) -> None:
         """Begins to write the access log, where the level asks for it."""
@@ -74,7 +75,7 @@ class Telemetry(Collector):
 
     def next_id(self) -> str:
         """An id that no other request has: 16 hexadecimal digits."""
-        return next(self._ids)
+        return f"{self._run}{next(self._numbers):08x}"
 
     def meter(self, operation: str) -> Meter:
         """The meter of an operation."""
