@@ -88,11 +88,11 @@ class Edit(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What was found besides records that are as they were written, which are in the tables already: edits, the
-    versions of records whose files are gone, and whether some record is gone of which nobody knows the id."""
+    """What was found besides records that are as they were written, which are in the tables already: edits, the ids of
+    records whose files are gone, and whether some record is gone of which nobody knows the id."""
 
     edits: list[Edit]
-    missing: dict[str, int]
+    missing: list[str]
     lost: bool
     documents: Documents
 
@@ -148,23 +148,23 @@ def _read_lines(path: Path, kept: Kept, tables: Tables) -> Contents:
                 if line.version is not None and line.checksum is not None:
                     written.add(line.id)
                     # Not `line.record`, which lacks the white space around the document.
-                    document = text.rstrip(b"\r\n")[len(_head(line.id, line.version, line.checksum)) : -1]
+                    document = text.rstrip()[len(_head(line.id, line.version, line.checksum)) : -1]
                     if line.checksum == checksum(line.id, line.version, document):
                         tables.restore(Change(name, line.id, line.version, document))
                         continue
                 edits[line.id] = Edit(place, line.id, bytes(line.record))
     lost = (written.records, written.ids) != (kept.records, kept.ids)
-    return Contents(list(edits.values()), {}, lost, {})
+    return Contents(list(edits.values()), [], lost, {})
 
 
 def _read_files(folder: Path, name: str, documents: Documents, tables: Tables) -> Contents:
     present = {path.name for path in folder.iterdir()} if documents or folder.exists() else set()
     edits: list[Edit] = []
-    missing: dict[str, int] = {}
+    missing: list[str] = []
     for id, (version, stated) in documents.items():
         path = folder / file_name(id)
         if path.name not in present:
-            missing[id] = version
+            missing.append(id)
             continue
         present.remove(path.name)
         document = _content(path)

@@ -77,9 +77,8 @@ def _take_in(name: str, found: Contents, store: Recovered) -> None:
         except InvalidDocument as error:
             raise StorageDamaged(f"{edit.place}: {error}") from error
         written.append(Written(table.collection, edit.id, version, put))
-    for id, last in found.missing.items():
-        row = table.rows.get(id)
-        if row is not None and row.version == last:
+    for id in found.missing:
+        if id not in table.rows:  # else it was written anew, as the journal says
             version += 1
             written.append(Written(table.collection, id, version, None))
     if found.lost:

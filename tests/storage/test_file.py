@@ -1,142 +1,57 @@
-"""storage/file.py: what becomes of a store whose disk fails, whose process is killed, whose files people edit."""
+"""storage/file.py: a store in a folder, whatever its disk, its files and its process come to."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+import os
+import resource
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from homeport.storage import (
-    Change,
-    Changes,
-    Collection,
+    ABSENT,
+    Conflict,
     Delete,
-    Field,
-    Floor,
+    DeleteWhere,
     Put,
     Query,
     Storage,
+    StorageDamaged,
     StorageFull,
+    StorageLocked,
     StorageUnavailable,
-    Tombstones,
-    Write,
     file,
 )
 from homeport.storage.file import FileStorage
 from homeport.storage.memory import MemoryStorage
+from homeport.storage.sealed import seal
 
-from .disks import Disk, PowerLoss, copy, dead, once, use
-
-LINES = Collection("lines", (Field("n", "integer", indexed=True), Field("u", "text", unique=True)), tombstones=True)
-PLAIN = Collection("plain")
-FILES = Collection("files", tombstones=True, layout="files")
-FORGETFUL = Collection("forgetful", layout="files")
-COLLECTIONS = (LINES, PLAIN, FILES, FORGETFUL)
-
-State = tuple[list[Changes], dict[str, Collection]]
-
-
-async def state(storage: Storage) -> State:
-    """All that a store holds and says."""
-    known = storage.collections.values()
-    return [await storage.changes(collection, 0, 1000) for collection in known], dict(storage.collections)
-
-
-@asynccontextmanager
-async def opened(path: Path) -> AsyncIterator[FileStorage]:
-    async with FileStorage(path) as storage:
-        await storage.declare(*COLLECTIONS)
-        yield storage
-
-
-def put(collection: Collection, id: str, document: bytes = b"{}", if_version: int | None = None) -> Put:
-    return Put(collection, id, document, if_version)
-
-
-# A life of a store, step by step
-
-Step = Callable[[Storage], Awaitable[object]]
-
-
-def declares(*collections: Collection) -> Step:
-    return lambda storage: storage.declare(*collections)
-
-
-def commits(*writes: Write) -> Step:
-    return lambda storage: storage.commit(writes)
-
-
-def purges(collection: Collection, up_to: int) -> Step:
-    return lambda storage: storage.purge(Tombstones(collection, up_to))
-
-
-async def opens(storage: Storage) -> None:
-    await storage.open()
-
-
-async def reopens(storage: Storage) -> None:
-    """Closing a store writes its data files."""
-    if isinstance(storage, FileStorage):
-        await storage.close()
-        await storage.open()
-
-
-OTHER = Collection("lines", (Field("n", "integer"),), tombstones=True, layout="files")
-LIFE: list[Step] = [
-    declares(*COLLECTIONS),
-    commits(put(LINES, "a", b' {"n":1,"u":"x"}'), put(PLAIN, "a"), put(FILES, "A/b", b'{"x":1}'), put(FORGETFUL, "a")),
-    commits(put(LINES, "b", b'{"n":2}'), Delete(PLAIN, "a"), Delete(FILES, "A/b"), Delete(FORGETFUL, "a")),
+from .disks import Disk, copy, dead, once, use
+from .lives import (
+    COLLECTIONS,
+    FILES,
+    LIFE,
+    LINES,
+    OTHER,
+    PLAIN,
+    Step,
+    commits,
+    declares,
+    lived,
+    opened,
+    purges,
+    put,
     reopens,
-    commits(put(LINES, "a", b'{"n":3,"u":"y"}'), put(FILES, "long" * 100), put(FORGETFUL, "b"), put(PLAIN, "b")),
-    commits(Delete(LINES, "b"), put(FILES, "A/b", b'{"x":2}'), put(FORGETFUL, "c")),
-    reopens,
-    commits(Delete(FILES, "long" * 100), Delete(FORGETFUL, "b"), put(LINES, "c")),
-    purges(LINES, 100),
-    reopens,
-    declares(OTHER),
-    commits(put(OTHER, "d", b'{"n":4}'), Delete(OTHER, "c")),
-    reopens,
-    commits(put(OTHER, "d", b'{"n":5}')),
-]
-
-
-async def lived() -> list[State]:
-    """What a store holds after each step, by the back end in memory."""
-    async with MemoryStorage() as memory:
-        states = [await state(memory)]
-        for step in LIFE:
-            await step(memory)
-            states.append(await state(memory))
-    return states
-
-
-async def live(storage: Storage) -> int:
-    """Leads the life until a step fails; returns how many succeeded."""
-    done = 0
-    try:
-        await storage.open()
-        for step in LIFE:
-            await step(storage)
-            done += 1
-    except StorageUnavailable:
-        return done
-    return done
-
-
-async def calls_of_a_life(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
-    counting = Disk()
-    with monkeypatch.context() as patch:
-        use(patch, counting)
-        storage = FileStorage(path)
-        assert await live(storage) == len(LIFE)
-        await storage.close()
-    return len(counting.calls)
+    state,
+)
 
 
 async def test_a_life_is_that_of_the_back_end_in_memory(tmp_path: Path) -> None:
@@ -152,86 +67,59 @@ async def test_a_life_is_that_of_the_back_end_in_memory(tmp_path: Path) -> None:
     await storage.close()
 
 
-async def test_a_kill_at_any_call_loses_nothing(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    states = await lived()
-    calls = await calls_of_a_life(ram / "whole", monkeypatch)
-    assert calls > 150
-    for at in range(1, calls + 1):
-        path = ram / str(at)
-        storage = FileStorage(path)
-        with monkeypatch.context() as patch:
-            use(patch, Disk(dead(at)))
-            done = await live(storage)
+IDS = st.sampled_from(["a", "A", "../b", "con", "long" * 100])
+DOCUMENTS = st.sampled_from([b"{}", b'{"n":1}', b'{"n":2,"u":"x"}', b' {"u":"y","n":null}\t', b'{"u":"x"}'])
+WRITES = st.one_of(
+    st.builds(Put, st.sampled_from(COLLECTIONS), IDS, DOCUMENTS, st.sampled_from([None, None, ABSENT])),
+    st.builds(Delete, st.sampled_from(COLLECTIONS), IDS),
+    st.builds(DeleteWhere, st.sampled_from(COLLECTIONS).map(Query)),
+)
+COMMITS = st.lists(WRITES, max_size=4, unique_by=lambda write: getattr(write, "id", None)).map(lambda w: commits(*w))
+ANY_LIFE = st.lists(
+    st.one_of(
+        COMMITS,
+        COMMITS,
+        st.builds(purges, st.sampled_from(COLLECTIONS), st.integers(0, 20)),
+        st.just(reopens),
+        st.just("killed"),
+    ),
+    max_size=12,
+)
+
+
+@given(ANY_LIFE)
+def test_any_life_is_that_of_the_back_end_in_memory(life: list[Step | str]) -> None:
+    asyncio.run(any_life(life))
+
+
+async def any_life(life: list[Step | str]) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+        storage, memory = FileStorage(Path(folder, "0")), MemoryStorage()
+        await storage.open()
+        await memory.open()
+        try:
+            for number, step in enumerate([declares(*COLLECTIONS), *life], 1):
+                if isinstance(step, str):
+                    copied = copy(storage.path, Path(folder, f"{number}"))
+                    await storage.close()
+                    storage = FileStorage(copied)
+                    await storage.open()
+                else:
+                    outcomes = [await outcome(step, each) for each in (storage, memory)]
+                    assert outcomes[0] == outcomes[1]
+                assert await state(storage) == await state(memory)
+        finally:
             await storage.close()
-        async with FileStorage(path) as storage:
-            assert await state(storage) in states[done : done + 2], f"killed at call {at}, after {done} steps"
-        shutil.rmtree(path)
 
 
-async def test_a_loss_of_power_at_any_call_loses_nothing(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    states = await lived()
-    calls = await calls_of_a_life(ram / "whole", monkeypatch)
-    for at in range(1, calls + 1):
-        before, after = ram / f"{at}", ram / f"{at} after"
-        before.mkdir()
-        storage = FileStorage(before / "store")
-        with monkeypatch.context() as patch:
-            power = PowerLoss(dead(at))
-            use(patch, power)
-            done = await live(storage)
-            await storage.close()
-        power.restore(before, after, Random(at))
-        power.forget()
-        async with FileStorage(after / "store") as storage:
-            assert await state(storage) in states[done : done + 2], f"power lost at call {at}, after {done} steps"
-        shutil.rmtree(before)
-        shutil.rmtree(after)
+async def outcome(step: Step, storage: Storage) -> object:
+    try:
+        return await step(storage)
+    except Conflict as conflict:
+        return vars(conflict)
 
 
-async def test_whatever_call_fails_the_store_goes_on(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    states = await lived()
-    calls = await calls_of_a_life(ram / "whole", monkeypatch)
-    for at in range(1, calls + 1):
-        code, error = [(errno.EIO, StorageUnavailable), (errno.ENOSPC, StorageFull)][at % 2]
-        path = ram / str(at)
-        storage = FileStorage(path)
-        failing = Disk(once(at, code))
-        with monkeypatch.context() as patch:
-            use(patch, failing)
-            steps: list[tuple[Step, State]] = [(opens, states[0]), *zip(LIFE, states[1:], strict=True)]
-            for step, expected in steps:
-                try:
-                    await step(storage)
-                except error as raised:
-                    assert isinstance(raised.__cause__, OSError)  # noqa: PT017 - some steps raise, for some calls
-                    await (opens if step is reopens else step)(storage)
-                assert await state(storage) == expected, f"{failing.calls[at - 1]}, call {at}, failed"
-            await storage.close()
-        async with FileStorage(path) as storage:
-            assert await state(storage) == states[-1], f"{failing.calls[at - 1]}, call {at}, failed"
-        shutil.rmtree(path)
-
-
-async def test_what_was_seen_after_a_kill_survives_a_loss_of_power(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = await calls_of_a_life(ram / "whole", monkeypatch)
-    for at in range(1, calls + 1, 3):
-        before, after = ram / f"{at}", ram / f"{at} after"
-        before.mkdir()
-        with monkeypatch.context() as patch:
-            power = PowerLoss(dead(at))
-            use(patch, power)
-            storage = FileStorage(before / "store")
-            await live(storage)
-            await storage.close()
-            power.fails = lambda call: None
-            await storage.open()
-            seen = await state(storage)
-            power.fails = dead(0)
-            await storage.close()
-        power.restore(before, after, Random(at))
-        power.forget()
-        async with FileStorage(after / "store") as storage:
-            assert await state(storage) == seen, f"killed at call {at}"
+# Failing disks
 
 
 async def test_what_a_failed_commit_wrote_is_cut_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,168 +183,163 @@ async def test_cut_anywhere_in_its_last_batches_the_journal_holds_the_commits_th
         await stored.close()
 
 
-# Loading
+# Full disks
 
 
-async def stream(changes: Sequence[Change | Floor]) -> AsyncIterator[Change | Floor]:
-    for change in changes:
-        yield change
+async def fill(storage: Storage) -> int:
+    """Commits until there is no room, and returns how many commits there was room for."""
+    for number in range(10_000):
+        try:
+            await storage.commit([Put(PLAIN, f"{number:05}", {"filler": "x" * 4000})])
+        except StorageFull:
+            return number
+    raise AssertionError("there was no end of room")
 
 
-LOADED = [
-    Floor("plain", 3),
-    Change("lines", "a", 5, b'{"n":1,"u":"x"}'),
-    Change("lines", "b", 9, None),
-    Change("files", "A", 7, b"{}"),
-    Change("forgetful", "c", 8, b"{}"),
-]
+async def goes_on_when_there_is_room(storage: Storage, make_room: Callable[[], object]) -> None:
+    filled = await fill(storage)
+    assert filled > 10
+    assert (await storage.find(Query(PLAIN, limit=1, total=True))).total == filled
+    with pytest.raises(StorageFull):
+        await storage.commit([Put(FILES, "a", {"filler": "x" * 10000})])
+    make_room()
+    await storage.ping()
+    assert (await storage.commit([put(PLAIN, "again")])).version == filled + 1
 
 
-async def test_a_load_is_all_or_nothing_whatever_fails(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with MemoryStorage() as memory:
-        await memory.declare(*COLLECTIONS)
-        empty = await state(memory)
-        await memory.load(stream(LOADED))
-        full = await state(memory)
-    for kill in False, True:
-        at = 0
-        failed = True
-        while failed:  # one call later each time, until there are no more
-            at += 1
-            path = ram / f"{at} {kill}"
-            async with opened(path) as storage:
-                id = storage.id
-                with monkeypatch.context() as patch:
-                    use(patch, Disk(dead(at) if kill else once(at, errno.ENOSPC)))
-                    try:
-                        await storage.load(stream(LOADED))
-                        failed = False
-                    except StorageFull if not kill else StorageUnavailable:
-                        assert (await state(storage), storage.id) == (empty, id)
-                    if kill:
-                        await storage.close()
-                expected = [empty, full]
-                if failed and not kill:
-                    try:
-                        await (storage.load(stream(LOADED)) if at % 2 else storage.commit([put(PLAIN, "instead")]))
-                    except StorageUnavailable as error:
-                        assert str(error) == "the store may have been loaded, or not: restart"  # noqa: PT017 - or it is
-                    else:
-                        expected = [await state(storage)]
-            async with FileStorage(path) as storage:
-                assert await state(storage) in expected
-                assert (await state(storage) == full) == (storage.id != id)
-                assert failed or storage.id != id
-        assert at > 20
-
-
-# Checkpoints while commits go on
-
-
-async def test_a_checkpoint_that_was_not_finished_is_finished_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(file, "MIN_CHECKPOINT_BYTES", 5000)
-    path = tmp_path / "store"
-
-    def manifest() -> bytes:
-        return (path / "manifest").read_bytes()
-
-    async def commit_until_checkpoint(storage: Storage, collection: Collection) -> None:
-        before = manifest()
-        while manifest() == before:
-            await storage.commit([Put(collection, "a", {"filler": "x" * 500})])
-
-    def fails(call: int) -> int | None:
-        # The first file to be replaced is the manifest.
-        return errno.EIO if disk.calls[-1] == "replace" and disk.calls.count("replace") == 2 else None
-
-    async with opened(path) as storage:
-        use(monkeypatch, disk := Disk(fails))
-        await commit_until_checkpoint(storage, PLAIN)
-        await commit_until_checkpoint(storage, FILES)
-        assert caplog.text.count("could not be folded") == 1
-        copied = copy(path, tmp_path / "copy")
+async def test_a_limit_of_file_sizes(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with opened(tmp_path / "store") as storage:
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+            await goes_on_when_there_is_room(storage, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         expected = await state(storage)
-    async with FileStorage(copied) as storage:
+    async with FileStorage(tmp_path / "store") as storage:
         assert await state(storage) == expected
-
-
-async def increment(storage: Storage, id: str, times: int, acknowledged: dict[str, int]) -> None:
-    for _ in range(times):
-        records = await storage.get(PLAIN, [id])
-        count = records[id].decode()["n"] + 1 if records else 1
-        await storage.commit([Put(PLAIN, id, {"n": count, "filler": "x" * 200}), Put(FORGETFUL, id, {"n": count})])
-        acknowledged[id] = count
 
 
 @pytest.fixture
-def always_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkpoint begins after every batch, and commits wait for it when it lags by a few."""
-    monkeypatch.setattr(file, "MIN_CHECKPOINT_BYTES", 500)
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", path], check=True)
 
 
-@pytest.mark.usefixtures("always_checkpoints")
-async def test_commits_go_on_while_data_files_are_written(tmp_path: Path) -> None:
-    acknowledged: dict[str, int] = {}
-    async with opened(tmp_path / "store") as storage:
-        await asyncio.gather(*[increment(storage, f"{task}", 20, acknowledged) for task in range(20)])
-        folded = (tmp_path / "store" / "data" / "plain.jsonl").read_bytes()
-        copied = copy(tmp_path / "store", tmp_path / "copy")
+@pytest.mark.parametrize("checkpoint_bytes", [16 << 20, 100_000], ids=["without checkpoints", "with checkpoints"])
+async def test_a_full_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_bytes: int) -> None:
+    monkeypatch.setattr(file, "MIN_CHECKPOINT_BYTES", checkpoint_bytes)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(1 << 20))
+    async with opened(small_disk / "store") as storage:
+        await goes_on_when_there_is_room(storage, ballast.unlink)
+        copied = copy(small_disk / "store", small_disk.parent / "copy")
         expected = await state(storage)
-    assert folded.count(b"\n") == 20
-    assert acknowledged == {f"{task}": 20 for task in range(20)}
-    async with FileStorage(tmp_path / "store") as storage:
-        assert await state(storage) == expected
     async with FileStorage(copied) as storage:
         assert await state(storage) == expected
+    async with FileStorage(small_disk / "store") as storage:
+        assert await state(storage) == expected
 
 
-@pytest.mark.usefixtures("always_checkpoints")
-@pytest.mark.parametrize("seed", range(40))
-async def test_a_kill_among_checkpoints_and_commits_loses_nothing(
-    ram: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+async def test_a_store_that_cannot_be_folded_is_closed_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    acknowledged: dict[str, int] = {}
-    random = Random(seed)
-    storage = FileStorage(ram / "before" / "store")
-    (ram / "before").mkdir()
-    with monkeypatch.context() as patch:
-        power = PowerLoss(dead(random.randint(60, 600)))
-        use(patch, power)
-        await storage.open()
-        await storage.declare(*COLLECTIONS)
-        tasks = [increment(storage, f"{task}", 100, acknowledged) for task in range(5)]
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
-        await storage.close()
-    assert all(isinstance(outcome, StorageUnavailable) for outcome in outcomes)
-    power.restore(ram / "before", ram / "after", random)
-    power.forget()
-    for path in ram / "before" / "store", ram / "after" / "store":
-        async with FileStorage(path) as storage:
-            plain, files = [await storage.get(c, [f"{task}" for task in range(5)]) for c in (PLAIN, FORGETFUL)]
-        for id, count in acknowledged.items():
-            found = plain[id].decode()["n"]
-            assert found in (count, count + 1)
-            assert files[id].decode()["n"] == found
-            assert files[id].version == plain[id].version + 1
-
-
-async def test_commits_wait_when_the_journal_cannot_be_folded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "MIN_CHECKPOINT_BYTES", 5000)
-    full = False
-    failing = Disk(lambda call: errno.ENOSPC if full and failing.calls[-1] == "replace" else None)
-    use(monkeypatch, failing)
     async with opened(tmp_path / "store") as storage:
-        full = True
-        with pytest.raises(StorageFull):
-            for number in range(100):
-                await storage.commit([Put(PLAIN, f"{number}", {"filler": "x" * 500})])
-        assert 30 < number < 50
-        assert (await storage.find(Query(PLAIN, total=True))).total == number
-        full = False
-        await storage.commit([put(PLAIN, "again")])
+        await storage.commit([put(PLAIN, "a")])
         expected = await state(storage)
-        assert sum(path.stat().st_size for path in (tmp_path / "store" / "journal").iterdir()) < 5000
+        with monkeypatch.context() as patch:
+            use(patch, Disk(dead(1)))
+            await storage.close()
+    assert "the journal could not be folded into the data files: cannot write" in caplog.text
     async with FileStorage(tmp_path / "store") as storage:
         assert await state(storage) == expected
+
+
+# Opening
+
+
+async def test_a_second_server_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    async with opened(path) as storage:
+        other = FileStorage(path)
+        with pytest.raises(StorageLocked, match=rf"^{path} is in use by process {os.getpid()}$"):
+            await other.open()
+        await other.close()
+        await storage.commit([put(PLAIN, "a")])
+    async with other:
+        assert list(await other.get(PLAIN, ["a"])) == ["a"]
+
+
+async def test_a_store_that_does_not_open_is_let_go(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    async with opened(path):
+        pass
+    whole = (path / "manifest").read_bytes()
+    (path / "manifest").write_bytes(whole[:-2])
+    for _ in range(2):
+        with pytest.raises(StorageDamaged, match=rf"^{path}/manifest, line 1: the line is damaged"):
+            await FileStorage(path).open()
+    (path / "manifest").write_bytes(whole)
+    async with opened(path):
+        pass
+
+
+async def test_a_store_without_its_manifest_is_not_a_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    async with opened(path):
+        (path / "manifest").rename(path / "elsewhere")
+        killed = copy(path, tmp_path / "killed")
+    for folder in path, killed:
+        (folder / "manifest").unlink(missing_ok=True)
+        with pytest.raises(StorageDamaged, match=rf"^{folder}/manifest is missing$"):
+            await FileStorage(folder).open()
+
+
+async def test_a_store_of_a_later_format_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    async with opened(path):
+        pass
+    (path / "manifest").write_bytes(seal(b'{"format":2}'))
+    with pytest.raises(StorageDamaged, match=r"manifest was written by a later Homeport \(format 2, not 1\)$"):
+        await FileStorage(path).open()
+
+
+async def test_where_no_folder_can_be_it_says_so(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+    with pytest.raises(StorageUnavailable, match=rf"^cannot open {tmp_path}/store: Not a directory$"):
+        await FileStorage(tmp_path / "store").open()
+
+
+async def test_a_commit_that_is_interrupted_is_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a loop is stopped with everything that runs on it."""
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow(Disk):
+        def fsync(self, descriptor: int) -> None:
+            begun.set()
+            go.wait()
+            os.fsync(descriptor)
+
+    path = tmp_path / "store"
+    async with opened(path) as storage:
+        with monkeypatch.context() as patch:
+            use(patch, Slow())
+            commit = asyncio.create_task(storage.commit([put(PLAIN, "a")]))
+            await asyncio.to_thread(begun.wait)
+            (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "group commit"]
+            task.cancel()
+            with pytest.raises(StorageUnavailable, match="the store was stopped"):
+                await commit
+            go.set()
+        with pytest.raises(StorageUnavailable, match="a commit was interrupted: restart"):
+            await storage.commit([put(PLAIN, "b")])
+    async with FileStorage(path) as storage:
+        assert list(await storage.get(PLAIN, ["a", "b"])) == ["a"]
