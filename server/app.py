@@ -25,7 +25,7 @@ from .operation import Api
 from .ratelimit import Limiter
 from .request import Answer, ApiRequest
 from .routes import add_routes
-from .telemetry import METRICS_TYPE, Telemetry
+from .telemetry import Telemetry
 from .validation import Schemas
 
 if TYPE_CHECKING:
@@ -88,9 +88,15 @@ def _system(telemetry: Telemetry) -> Api:
 
     @api.get("/metrics", auth=loopback_or(lambda config: config.server.admin_key))
     async def metrics(_: ApiRequest) -> Answer:
-        return Answer(telemetry.metrics(), content_type=METRICS_TYPE)
+        return await asyncio.to_thread(_exposition, telemetry)
 
     return api
+
+
+def _exposition(telemetry: Telemetry) -> Answer:
+    from .metrics import exposition  # with its library it takes a while to import
+
+    return exposition(telemetry)
 
 
 async def _run(app: web.Application, apis: Sequence[Api], core: Core) -> AsyncIterator[None]:

@@ -1,6 +1,7 @@
 """The log: one line an event, written in batches by a thread of its own, so that nobody waits for the terminal or pipe.
 
-Lines are structlog's, rendered as JSON or for people. A queue that is full drops lines and says how many.
+An event is a dictionary, as structlog has them: rendered by structlog for people, as a JSON document for programs. A
+queue that is full drops lines and says how many.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from collections import deque
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TextIO
 
-import structlog
 from aiohttp.http_exceptions import HttpProcessingError
 
 from ..storage.documents import encode
@@ -86,21 +86,30 @@ class LineWriter:
     def _line(self, event: Event) -> str:
         if "timestamp" in event:
             event["timestamp"] = _millisecond(event["timestamp"] // 1000)
-        return str(self._render(None, "", event)) + "\n"
+        return self._render(event) + "\n"
 
 
-def _renderer(log_format: str, stream: TextIO) -> Callable[[object, str, Event], str | bytes]:
+def _renderer(log_format: str, stream: TextIO) -> Callable[[Event], str]:
     terminal = stream.isatty()
-    if log_format == "console" or (log_format == "auto" and terminal):
-        return structlog.dev.ConsoleRenderer(colors=terminal)
-    return structlog.processors.JSONRenderer(serializer=_to_json)
+    if log_format == "json" or (log_format == "auto" and not terminal):
+        return _to_json
+    import structlog  # takes a while to import, which only people watch
+
+    console = structlog.dev.ConsoleRenderer(colors=terminal)
+    return lambda event: console(None, "", event)
 
 
-def _to_json(event: Event, **_: object) -> str:
+def _to_json(event: Event) -> str:
     try:
         return encode(event).decode()
     except UnicodeEncodeError:  # half of a surrogate pair, from bytes that are not UTF-8
         return encode({key: ascii(value) for key, value in event.items()}).decode()
+
+
+@lru_cache(maxsize=1)
+def _millisecond(millis: int) -> str:
+    """A busy server logs many lines a millisecond, in order."""
+    return format_time(millis * 1000)
 
 
 class _WithoutBadHttp(logging.Filter):
@@ -142,9 +151,3 @@ def configure_logging(config: LogConfig) -> None:
     """Sends every logger of this process to standard error, as the configuration says; for a process of our own."""
     handler = _Handler(LineWriter(sys.stderr, config.format))
     logging.basicConfig(level=config.level.upper(), handlers=[handler], force=True)
-
-
-@lru_cache(maxsize=1)
-def _millisecond(millis: int) -> str:
-    """A busy server logs many lines a millisecond, in order."""
-    return format_time(millis * 1000)

@@ -6,13 +6,12 @@ key, and knows no clock but the system's.
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
-
-from limits import parse
 
 from ..storage.times import SECOND
 from .errors import RateLimited
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 MAX_WINDOWS = 50_000
 """How many keys are remembered at once; some 300 bytes each."""
 _SAMPLE = 8
+_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
+_PLAIN_RATE = re.compile(f"([0-9]+)/({'|'.join(_UNITS)})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,10 @@ class Rate(NamedTuple):
     @classmethod
     def of(cls, name: str, text: str) -> Rate:
         """From a text as the `limits` library reads it: ``600/hour``, ``5 per 2 minutes``. Raises ValueError."""
+        if match := _PLAIN_RATE.fullmatch(text):
+            return cls(name, int(match[1]), _UNITS[match[2]])
+        from limits import parse  # takes a while to import, and there is seldom anything but plain rates
+
         item = parse(text)
         return cls(name, item.amount, item.get_expiry())
 

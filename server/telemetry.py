@@ -5,31 +5,23 @@ from __future__ import annotations
 import secrets
 import sys
 from bisect import bisect_left
-from itertools import accumulate, count
+from functools import cached_property
+from itertools import count
 from typing import TYPE_CHECKING
-
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
-from prometheus_client.registry import Collector
 
 from .logs import LineWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from prometheus_client.metrics_core import Metric
+    from prometheus_client import CollectorRegistry
 
     from .clock import Clock
     from .config import LogConfig
     from .request import ApiRequest
 
-METRICS_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-"""The media type of `Telemetry.metrics`."""
 MAX_USER_AGENT = 256
 """Characters of a client's User-Agent that are logged."""
-_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0)
-"""Seconds."""
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0)
+"""Upper bounds, in seconds."""
 
 
 class Meter:
@@ -39,24 +31,21 @@ class Meter:
 
     def __init__(self) -> None:
         self.answered: dict[int, int] = {}
-        self.buckets = [0] * (len(_BUCKETS) + 1)
+        self.buckets = [0] * (len(BUCKETS) + 1)
         self.seconds = 0.0
 
     def count(self, status: int, seconds: float) -> None:
         """Counts an answer."""
         self.answered[status] = self.answered.get(status, 0) + 1
-        self.buckets[bisect_left(_BUCKETS, seconds)] += 1
+        self.buckets[bisect_left(BUCKETS, seconds)] += 1
         self.seconds += seconds
 
 
-class Telemetry(Collector):
+class Telemetry:
     """Metrics, request ids and the access log of one application."""
 
     def __init__(self, clock: Clock, log: LogConfig) -> None:
-        self.registry = CollectorRegistry()
-        """Where an API registers metrics of its own."""
-        self.registry.register(self)
-        self._meters: dict[str, Meter] = {}
+        self.meters: dict[str, Meter] = {}
         self._clock = clock
         self._log = log
         self._lines: LineWriter | None = None
@@ -79,7 +68,7 @@ class Telemetry(Collector):
 
     def meter(self, operation: str) -> Meter:
         """The meter of an operation."""
-        return self._meters.setdefault(operation, Meter())
+        return self.meters.setdefault(operation, Meter())
 
     def log(self, request: ApiRequest, path: str, status: int, seconds: float) -> None:
         """Logs an answer. ``path``: the route's template, so that no key of a path or query stands in the log."""
@@ -103,25 +92,14 @@ class Telemetry(Collector):
             }
         )
 
-    def metrics(self) -> bytes:
-        """All metrics, in Prometheus' text format."""
-        return generate_latest(self.registry)
+    @cached_property
+    def registry(self) -> CollectorRegistry:
+        """The metrics, and where an API registers its own. The library is imported when it is first asked for."""
+        from .metrics import registry_of
 
-    def collect(self) -> Iterator[Metric]:
-        requests = CounterMetricFamily("homeport_http_requests", "Requests answered.", labels=["operation", "status"])
-        seconds = HistogramMetricFamily(
-            "homeport_http_request_seconds", "Time until the answer was made.", labels=["operation"]
-        )
-        bounds = [*map(str, _BUCKETS), "+Inf"]
-        for operation, meter in self._meters.items():
-            for status, times in meter.answered.items():
-                requests.add_metric([operation, str(status)], times)
-            buckets = list(zip(bounds, accumulate(meter.buckets), strict=True))
-            seconds.add_metric([operation], buckets, meter.seconds)
-        yield requests
-        yield seconds
-        yield CounterMetricFamily(
-            "homeport_log_lines_dropped",
-            "Log lines that found no room.",
-            value=self._lines.dropped if self._lines else 0,
-        )
+        return registry_of(self)
+
+    @property
+    def dropped_lines(self) -> int:
+        """How many lines of the log found no room."""
+        return self._lines.dropped if self._lines else 0

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from limits import parse
 
 from homeport.server.clock import MovableClock
 from homeport.server.errors import RateLimited
@@ -46,6 +47,22 @@ def from_address(address: str) -> dict[str, dict[str, str]]:
 )
 def test_rates(text: str, amount: int, seconds: int) -> None:
     assert Rate.of("x", text) == Rate("x", amount, seconds)
+
+
+@given(
+    amount=st.integers(0, 10**9) | st.from_regex(r"[0-9]{1,5}", fullmatch=True),
+    separator=st.sampled_from(["/", " per ", " / ", "/2 ", "/12"]),
+    unit=st.sampled_from(["second", "minute", "hour", "day", "month", "year", "hours", "Day", "parsec"]),
+)
+def test_rates_are_what_the_library_reads(amount: object, separator: str, unit: str) -> None:
+    text = f"{amount}{separator}{unit}"
+    try:
+        item = parse(text)
+    except ValueError:
+        with pytest.raises(ValueError, match="parse"):
+            Rate.of("x", text)
+    else:
+        assert Rate.of("x", text) == ("x", item.amount, item.get_expiry())
 
 
 def test_the_edges_of_a_window(clock: MovableClock) -> None:
