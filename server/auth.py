@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _IPV6_NETWORK = 64
 """Bits of an IPv6 address that one client has at least (RFC 6177): a limit counts the network."""
+_UNIX = "unix"
+"""For the address of who connects to a Unix socket: somebody on this machine, as on loopback."""
 
 
 class Client(NamedTuple):
@@ -42,7 +44,7 @@ class Clients:
     def identify(self, request: web.Request) -> Client:
         """The client of a request: the right-most untrusted entry of X-Forwarded-For from trusted proxies, else the
         peer."""
-        peer = request.remote or "unix"
+        peer = request.remote or _UNIX
         if "forwarded" not in ",".join(request.headers).lower():  # Forwarded, X-Forwarded-Anything
             return self._describe(peer, False)
         if self._proxies and self._trusted(peer):
@@ -57,10 +59,7 @@ class Clients:
         return self._describe(peer, True)
 
     def _is_trusted(self, address: str) -> bool:
-        try:
-            ip = _unmapped(address)
-        except ValueError:
-            return False
+        ip = _unmapped("127.0.0.1" if address == _UNIX else address)
         return any(ip in proxy for proxy in self._proxies)
 
     def secure(self, request: web.Request) -> bool:
@@ -68,7 +67,7 @@ class Clients:
         if request.secure:
             return True
         proto = request.headers.get("X-Forwarded-Proto", "")
-        return proto.lower() == "https" and bool(self._proxies) and self._trusted(request.remote or "unix")
+        return proto.lower() == "https" and bool(self._proxies) and self._trusted(request.remote or _UNIX)
 
 
 def _unmapped(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -89,11 +88,9 @@ def _address(hop: str) -> str | None:
 
 
 def _describe(address: str, forwarded: bool) -> Client:
-    """A Unix socket has no address: who connects to it is on this machine."""
-    try:
-        ip = _unmapped(address)
-    except ValueError:
+    if address == _UNIX:
         return Client(address, address, not forwarded)
+    ip = _unmapped(address)
     network = str(ip)
     if isinstance(ip, ipaddress.IPv6Address):
         network = str(ipaddress.ip_network((int(ip) >> 64 << 64, _IPV6_NETWORK)))

@@ -193,6 +193,15 @@ async def test_a_body_too_large_is_not_asked_for(toy: Any) -> None:
     assert other.startswith(b"HTTP/1.1 200 OK\r\n")
 
 
+@pytest.mark.parametrize("head", ["Content-Length: 100\r\n\r\n{", "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\n"])
+async def test_a_body_may_not_take_for_ever(toy: Any, head: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homeport.server.bodies._READ_SECONDS", 0.01)
+    monkeypatch.setattr("homeport.server.bodies._READ_RATE", 2**30)
+    first = "POST /toy/things HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    answer = await toy.raw(f"{first}{head}".encode(), until=b"took too long")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
 async def test_a_body_that_breaks_off_is_nobodys_crash(toy: Any, caplog: pytest.LogCaptureFixture) -> None:
     head = b"POST /toy/things HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     for rest in (b"Content-Length: 100\r\n\r\n{", b"Transfer-Encoding: chunked\r\n\r\n5\r\n{"):
