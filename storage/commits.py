@@ -261,6 +261,8 @@ class GroupCommit:
             self._task = None
             while self._queue:
                 _fail(self._queue.popleft().future, base.StorageUnavailable("the store was stopped"))
+            self._size = 0
+            self._room.set()
 
     def _take(self) -> list[_Waiting]:
         batch = [self._queue.popleft()]
