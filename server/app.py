@@ -1,4 +1,7 @@
-"""The application: the one place where everything is put together."""
+"""The application: the one place where everything is put together.
+
+There are no middlewares: what a request goes through, and in which order, is `Endpoint._answer`.
+"""
 
 from __future__ import annotations
 

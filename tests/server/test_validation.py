@@ -94,6 +94,18 @@ def check(tmp_path: Path) -> Check:
             id="instant",
         ),
         pytest.param(
+            {"type": "string", "format": "hex", "minLength": 64, "maxLength": 64},
+            "g" * 64,
+            "must be a string of exactly 64 hexadecimal digits",
+            id="hex",
+        ),
+        pytest.param(
+            {"type": "string", "format": "plain-text", "maxLength": 9},
+            "a\nb",
+            "must be a string of at most 9 characters without control characters",
+            id="plain text",
+        ),
+        pytest.param(
             {"type": "string", "format": "date"}, "2025-02-30", "must be a date such as 2025-06-03", id="date"
         ),
         pytest.param(
