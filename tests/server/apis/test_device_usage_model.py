@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from homeport.storage.times import DAY, parse_time
 
-from .conftest import Serve, Served, report, user_key
+from .conftest import Serve, Served, on_memory, report, user_key
 
 # Some begin as others do, or look like how a store might tell them apart.
 HOSTS = ["a", "a/b", "a/", "a%2Fb", "A", "b", "🖥", "2025-06-03T10:00:00Z"]
@@ -169,6 +169,7 @@ def same_report(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return one["hostname"] == other["hostname"] and parse_time(one["timestamp"]) == parse_time(other["timestamp"])
 
 
+@on_memory
 @pytest.mark.parametrize(
     ("amounts", "total"),
     [
