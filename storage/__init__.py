@@ -98,7 +98,7 @@ def make_storage(url: str) -> Storage:
             raise ValueError(f"{scheme}: not available in this version")
     try:
         storage = getattr(import_module(scheme), rest)()
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"{url!r} is no storage: use memory:, file:PATH, sqlite:PATH or module:factory") from error
     if not isinstance(storage, Storage):
         raise ValueError(f"{url!r} did not make a homeport.storage.Storage")

@@ -149,7 +149,7 @@ class Field:
                         return float(raw)
                     except OverflowError as error:
                         raise InvalidDocument("must be a number that a double can hold", self.name) from error
-        raise InvalidDocument(f"must be a {self.type} or null", self.name)
+        raise InvalidDocument(f"must be {'an' if self.type == 'integer' else 'a'} {self.type} or null", self.name)
 
 
 @dataclass(frozen=True)

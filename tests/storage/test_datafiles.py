@@ -276,7 +276,7 @@ async def test_an_edit_that_cannot_be_made_durable_is_not_taken_in(path: Path, m
         pytest.param(replaces('{"n": 1, "u": "b"}', '{"n": 1'), ", line 2: Input data was truncated", id="no JSON"),
         pytest.param(replaces('{"n": 1, "u": "b"}', "[]"), ", line 2: must be a JSON object", id="no object"),
         pytest.param(replaces('"n": 1, "u": "b"', '"n": 1e999'), ", line 2: holds a number out", id="a number"),
-        pytest.param(replaces('"n": 1, "u": "b"', '"n": "x"'), ", line 2: n must be a integer or null", id="a type"),
+        pytest.param(replaces('"n": 1, "u": "b"', '"n": "x"'), ", line 2: n must be an integer or null", id="a type"),
         pytest.param(
             replaces('"u": "b"', '"u": "a"'), ", line 2: u must be unique, and another record has the same", id="taken"
         ),
