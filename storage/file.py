@@ -123,7 +123,8 @@ class FileStorage(TablesStorage):
         return {c.name: known[c.name].redeclared(c) if c.name in known else Table(c) for c in collections}
 
     async def commit(self, writes: Sequence[Write]) -> Commit:
-        return await self._commits.submit(self._checked(writes))
+        checked = self._checked(writes)  # first of all whether the store is open
+        return await self._commits.submit(checked)
 
     async def _write(self, batch: Sequence[Sequence[Write]]) -> Sequence[Commit | Conflict]:
         while self._folder.journal.size > _MAX_BEHIND * self._limit:
