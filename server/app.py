@@ -16,7 +16,7 @@ from aiohttp import web
 
 from ..storage import open_storage
 from ..storage.base import Storage
-from ..storage.serving import serve_storage
+from ..storage.remote.serving import serve_storage
 from .auth import Clients, loopback_or
 from .clock import Clock
 from .endpoint import Core

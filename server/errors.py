@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import web
 
-from ..storage.base import StorageFull, StorageUnavailable
 from ..storage.documents import InvalidDocument
+from ..storage.errors import StorageFull, StorageUnavailable
 from .request import Answer
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from .errors import Envelope, problem_details
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from ..storage.base import Collection
+    from ..storage.records import Collection
     from .auth import Auth
     from .jobs import Job
     from .ratelimit import Limit

@@ -6,39 +6,23 @@ from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
-from .base import (
-    ABSENT,
-    Change,
-    Changes,
-    Check,
-    Collection,
-    Commit,
+from .base import Storage
+from .documents import InvalidDocument
+from .errors import (
     Conflict,
-    Delete,
-    DeleteWhere,
-    Field,
-    Filter,
-    Floor,
     Gone,
     InvalidQuery,
     NotEmpty,
-    Operator,
-    Page,
-    Put,
-    Query,
-    Record,
-    Storage,
     StorageDamaged,
     StorageError,
     StorageFull,
     StorageLocked,
     StorageUnavailable,
-    Tombstones,
-    Write,
-    starts_with,
 )
-from .documents import InvalidDocument
-from .locks import retry
+from .queries import Filter, Operator, Page, Query, Tombstones, starts_with
+from .records import ABSENT, Change, Changes, Collection, Field, Floor, Record
+from .retry import retry
+from .writes import Check, Commit, Delete, DeleteWhere, Put, Write
 
 __all__ = [
     "ABSENT",

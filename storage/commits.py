@@ -11,8 +11,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from . import base
-from .base import ABSENT, Change, Commit, Conflict, Delete, DeleteWhere, Put, Query, Value, Write
+from . import errors, records
+from .errors import Conflict
+from .queries import Query
+from .records import ABSENT, Change, Value
+from .writes import Commit, Delete, DeleteWhere, Put, Write
 
 Key = tuple[str, str]
 """Collection and id."""
@@ -36,7 +39,7 @@ class State(Protocol):
 class Written(NamedTuple):
     """One write that took a version; ``put`` is None for a deletion."""
 
-    collection: base.Collection
+    collection: records.Collection
     id: str
     version: int
     put: Put | None
@@ -220,7 +223,7 @@ class GroupCommit:
             self._room.clear()
             await self._room.wait()
         if self._closed:
-            raise base.StorageUnavailable("the store is closed")
+            raise errors.StorageUnavailable("the store is closed")
         future: asyncio.Future[Commit] = asyncio.get_running_loop().create_future()
         self._queue.append(_Waiting(writes, size, future))
         self._size += size
@@ -260,7 +263,7 @@ class GroupCommit:
         finally:
             self._task = None
             while self._queue:
-                _fail(self._queue.popleft().future, base.StorageUnavailable("the store was stopped"))
+                _fail(self._queue.popleft().future, errors.StorageUnavailable("the store was stopped"))
             self._size = 0
             self._room.set()
 
@@ -281,7 +284,7 @@ def _fail(future: asyncio.Future[Commit], error: BaseException) -> None:
     if future.done():
         return
     if not isinstance(error, Exception):
-        error = base.StorageUnavailable("the store was stopped")
+        error = errors.StorageUnavailable("the store was stopped")
     twin = type(error).__new__(type(error), *error.args)
     twin.__dict__.update(error.__dict__)
     twin.__cause__ = error.__cause__

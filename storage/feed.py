@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .base import Change
+    from .records import Change
 
 MAX_CHANGES = 4096
 MAX_BYTES = 16 << 20

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 from weakref import WeakSet
 
-from .base import StorageLocked, StorageUnavailable
 from .disk import translated
+from .errors import StorageLocked, StorageUnavailable
 
 _MOUNTS = Path("/proc/self/mountinfo")
 _NETWORK = re.compile(

@@ -1,17 +1,10 @@
-"""A lock per key, and the one way to read, compute and commit."""
+"""A lock per key."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    from .base import Storage
-
-T = TypeVar("T")
-MAX_ATTEMPTS = 16
 
 
 class KeyedLocks:
@@ -48,20 +41,3 @@ class KeyedLocks:
         self._users[key] -= 1
         if not self._users[key]:
             del self._users[key], self._locks[key]
-
-
-async def retry(storage: Storage, keys: Iterable[str], attempt: Callable[[], Awaitable[T]]) -> T:
-    """Runs an ``attempt`` that reads, computes and commits with the versions it read; again while that is a `Conflict`.
-
-    Attempts on one key take turns in this process, so that a conflict can only come from another; the last of 16 is
-    raised.
-    """
-    from .base import Conflict
-
-    async with storage.locks.hold(keys):
-        for pause in range(MAX_ATTEMPTS - 1):
-            try:
-                return await attempt()
-            except Conflict:
-                await asyncio.sleep(0.001 * pause)
-        return await attempt()

@@ -5,23 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Sequence
 from uuid import uuid4
 
-from .base import (
-    Change,
-    Changes,
-    Collection,
-    Commit,
-    Conflict,
-    Floor,
-    NotEmpty,
-    Page,
-    Query,
-    Record,
-    Storage,
-    Tombstones,
-    Write,
-)
+from .base import Storage
 from .commits import resolve
+from .errors import Conflict, NotEmpty
+from .queries import Page, Query, Tombstones
+from .records import Change, Changes, Collection, Floor, Record
 from .tables import Tables
+from .writes import Commit, Write
 
 
 class TablesStorage(Storage):

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from sortedcontainers import SortedDict, SortedList
 
-from .base import Change, Changes, Collection, Conflict, Filter, Floor, Gone, Page, Query, Record, Value
 from .commits import Key, UniqueValue, Written
 from .documents import decode
+from .errors import Conflict, Gone
+from .queries import Filter, Page, Query
+from .records import Change, Changes, Collection, Floor, Record, Value
 
 IndexKey = tuple[Value, ...]
 """A value that sorts: nothing for a missing one, which comes first."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from ...storage import StorageDamaged, StorageError, StorageLocked, StorageUnavailable, make_storage
 from ...storage.lockfile import StoreLock
 from ...storage.remote import RemoteStorage
-from ...storage.sqlite_tables import MIGRATIONS
+from ...storage.sqlite.tables import MIGRATIONS
 
 if TYPE_CHECKING:
     from ...storage import Storage

@@ -87,7 +87,7 @@ def on_store(config: Config, collections: tuple[Collection, ...], work: Callable
         raise Failure("storage is memory: nothing of it outlives a process")
     store(config)
 
-    from ...storage.reach import reach_storage
+    from ...storage.remote.reach import reach_storage
 
     async def run() -> _T:
         async with reach_storage(config.storage.url, collections) as storage:

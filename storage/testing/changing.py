@@ -6,7 +6,11 @@ import asyncio
 
 import pytest
 
-from ..base import Change, Changes, Commit, Delete, DeleteWhere, Filter, Gone, Query, Storage, Tombstones, starts_with
+from ..base import Storage
+from ..errors import Gone
+from ..queries import Filter, Query, Tombstones, starts_with
+from ..records import Change, Changes
+from ..writes import Commit, Delete, DeleteWhere
 from .contract import Contract, all_changes, everything, ids, put
 
 

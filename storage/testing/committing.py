@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from ..base import ABSENT, Check, Commit, Conflict, Delete, DeleteWhere, Filter, Put, Query, Storage, Write, starts_with
+from ..base import Storage
+from ..errors import Conflict
+from ..queries import Filter, Query, starts_with
+from ..records import ABSENT
+from ..writes import Check, Commit, Delete, DeleteWhere, Put, Write
 from .contract import Contract, all_changes, at_once, everything, ids, put
 
 FAR = 2**70

@@ -7,7 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from ..base import ABSENT, Check, Commit, Conflict, Delete, DeleteWhere, Filter, Put, Query, Storage
+from ..base import Storage
+from ..errors import Conflict
+from ..queries import Filter, Query
+from ..records import ABSENT
+from ..writes import Check, Commit, Delete, DeleteWhere, Put
 from .contract import Contract, all_changes, at_once, ids, put
 
 

@@ -13,7 +13,10 @@ from typing import ClassVar, Literal
 import pytest
 import pytest_asyncio
 
-from ..base import Change, Changes, Collection, Commit, Conflict, Field, FieldType, Put, Record, Storage, Write
+from ..base import Storage
+from ..errors import Conflict
+from ..records import Change, Changes, Collection, Field, FieldType, Record
+from ..writes import Commit, Put, Write
 
 SOON = 10.0
 """Seconds within which what must happen has happened."""

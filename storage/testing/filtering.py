@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from ..base import Delete, Field, Filter, Put, Query, Storage, starts_with
+from ..base import Storage
+from ..queries import Filter, Query, starts_with
+from ..records import Field
+from ..writes import Delete, Put
 from .contract import Contract, ids, put
 from .rows import BOTH, COMPARE, ordered, pages, rows_of
 

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ..base import Check, Delete, Filter, Put, Query, Storage
+from ..base import Storage
 from ..documents import MAX_DEPTH, MAX_DIGITS
+from ..queries import Filter, Query
+from ..writes import Check, Delete, Put
 from .contract import Contract, all_changes, ids
 
 DOCUMENTS = {

@@ -8,20 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ..base import (
-    Change,
-    Collection,
-    Commit,
-    Conflict,
-    Delete,
-    Filter,
-    Floor,
-    Gone,
-    NotEmpty,
-    Query,
-    Storage,
-    Tombstones,
-)
+from ..base import Storage
+from ..errors import Conflict, Gone, NotEmpty
+from ..queries import Filter, Query, Tombstones
+from ..records import Change, Collection, Floor
+from ..writes import Commit, Delete
 from .contract import Contract, all_changes, everything, ids, put
 from .watching import watching
 

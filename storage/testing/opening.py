@@ -10,25 +10,11 @@ from uuid import UUID
 
 import pytest
 
-from ..base import (
-    Change,
-    Collection,
-    Commit,
-    Conflict,
-    Delete,
-    DeleteWhere,
-    Field,
-    Filter,
-    Floor,
-    Gone,
-    InvalidQuery,
-    Put,
-    Query,
-    Storage,
-    StorageLocked,
-    StorageUnavailable,
-    Tombstones,
-)
+from ..base import Storage
+from ..errors import Conflict, Gone, InvalidQuery, StorageLocked, StorageUnavailable
+from ..queries import Filter, Query, Tombstones
+from ..records import Change, Collection, Field, Floor
+from ..writes import Commit, Delete, DeleteWhere, Put
 from .contract import SOON, Contract, all_changes, everything, ids, put
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from ..base import Delete, Filter, InvalidQuery, Page, Put, Query, Record, Storage
+from ..base import Storage
+from ..errors import InvalidQuery
+from ..queries import Filter, Page, Query
+from ..records import Record
+from ..writes import Delete, Put
 from .contract import Contract, ids, put
 from .rows import BOTH, matches, ordered, pages, rows_of, value_of
 

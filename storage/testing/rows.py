@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
-from ..base import Collection, Filter, Put, Query, Storage, Value
+from ..base import Storage
+from ..queries import Filter, Query
+from ..records import Collection, Value
+from ..writes import Put
 from .contract import ids
 
 BOTH = pytest.mark.parametrize("kind", ["items", "indexed"])

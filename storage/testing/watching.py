@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ..base import Change, Collection, Delete, DeleteWhere, Gone, Put, Query, Storage, StorageUnavailable
+from ..base import Storage
+from ..errors import Gone, StorageUnavailable
 from ..feed import MAX_CHANGES
+from ..queries import Query
+from ..records import Change, Collection
+from ..writes import Delete, DeleteWhere, Put
 from .contract import SOON, Contract, all_changes, put
 
 

@@ -13,8 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from homeport.server.cli import cli
-from homeport.storage import reach
 from homeport.storage.lockfile import StoreLock
+from homeport.storage.remote import reach
 
 from .test_serve import PATIENCE, REPORT, Server
 

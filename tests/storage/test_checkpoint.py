@@ -134,7 +134,7 @@ async def stream(changes: Sequence[Change | Floor]) -> AsyncIterator[Change | Fl
         yield change
 
 
-LOADED = [
+LOADED: list[Change | Floor] = [
     Floor("plain", 3),
     Change("lines", "a", 5, b'{"n":1,"u":"x"}'),
     Change("lines", "b", 9, None),

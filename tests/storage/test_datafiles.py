@@ -10,6 +10,7 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -24,12 +25,13 @@ from homeport.storage import (
     Query,
     StorageDamaged,
     StorageFull,
+    Tombstones,
 )
-from homeport.storage.checkpoint import Folder
 from homeport.storage.file import FileStorage
-from homeport.storage.recovery import recover
+from homeport.storage.file.checkpoint import Folder
+from homeport.storage.file.recovery import recover
 
-from .disks import Disk, copy, use
+from .disks import Disk, PowerLoss, copy, use
 
 LINES = Collection("lines", (Field("n", "integer", indexed=True), Field("u", "text", unique=True)), tombstones=True)
 FILES = Collection("files", (Field("u", "text", unique=True),), tombstones=True, layout="files")
@@ -105,6 +107,14 @@ async def test_only_files_that_have_changed_are_written(path: Path) -> None:
     after = {name: (files(path) / name).stat().st_ino for name in ("a.json", "b.json")}
     assert after["a.json"] != before["a.json"]
     assert after["b.json"] == before["b.json"]
+
+
+async def test_what_is_forgotten_is_not_in_the_index(path: Path) -> None:
+    index = path / "index" / "lines.idx"
+    assert index.read_text().endswith('["c",4,null]\n')
+    async with opened(path) as storage:
+        await storage.purge(Tombstones(LINES, 4))
+    assert not index.exists()
 
 
 # Edits
@@ -256,6 +266,21 @@ async def test_files_put_where_a_collection_begins_are_taken_in(tmp_path: Path) 
     (files(killed) / "b.json").write_text("{}")
     assert await holds(killed, LINES) == {"a": (1, b"{}")}
     assert await holds(killed, FILES) == {"b": (2, b"{}")}
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_a_file_that_is_put_back_stays(ram: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    """Also when the power is lost after a checkpoint has removed it, and the person is faster than the next server."""
+    (ram / "before").mkdir()
+    with monkeypatch.context() as patch:
+        use(patch, power := PowerLoss())
+        for write in Put(FILES, "a", b"{}"), Delete(FILES, "a"):
+            async with opened(ram / "before" / "store") as storage:
+                await storage.commit([write])
+    power.restore(ram / "before", ram / "after", Random(seed))
+    power.forget()
+    (files(ram / "after" / "store") / "a.json").write_text("{}")
+    assert await holds(ram / "after" / "store", FILES) == {"a": (3, b"{}")}
 
 
 async def test_an_edit_that_cannot_be_made_durable_is_not_taken_in(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

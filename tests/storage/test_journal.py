@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from homeport.storage import Collection, Field, Put, StorageDamaged, StorageFull, StorageUnavailable
 from homeport.storage.commits import Written
-from homeport.storage.journal import Entry, Journal
-from homeport.storage.sealed import may_be_torn, seal, unseal
+from homeport.storage.file.journal import Entry, Journal
+from homeport.storage.file.sealed import may_be_torn, seal, unseal
 
 from .disks import Disk, once, use
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 
 from homeport.storage import Conflict, Storage, StorageUnavailable, make_storage, retry
-from homeport.storage.locks import MAX_ATTEMPTS, KeyedLocks
+from homeport.storage.locks import KeyedLocks
+from homeport.storage.retry import MAX_ATTEMPTS
 
 
 async def settled() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from homeport.storage.names import document_id, file_name, folder_name
+from homeport.storage.file.names import document_id, file_name, folder_name
 
 IDS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=80)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from homeport.storage import Collection, Put, Query, StorageLocked, open_storage, reach
+from homeport.storage import Collection, Put, Query, StorageLocked, open_storage
 from homeport.storage.lockfile import StoreLock
-from homeport.storage.reach import reach_storage
-from homeport.storage.remote import RemoteStorage
-from homeport.storage.serving import serve_storage
+from homeport.storage.remote import RemoteStorage, reach
+from homeport.storage.remote.reach import reach_storage
+from homeport.storage.remote.serving import serve_storage
 
 from .conftest import FILE, SQLITE, BackEnd
 

@@ -24,12 +24,10 @@ from homeport.storage import (
     StorageFull,
     StorageLocked,
     StorageUnavailable,
-    link,
-    serving,
 )
 from homeport.storage.memory import MemoryStorage
-from homeport.storage.remote import RemoteStorage
-from homeport.storage.serving import serve_storage
+from homeport.storage.remote import RemoteStorage, link, serving
+from homeport.storage.remote.serving import serve_storage
 from homeport.storage.testing import StorageContract
 
 NOTES = Collection("notes", (Field("n", "integer"),), tombstones=True)

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from homeport.storage import Change, Collection, Commit, Put, Storage, StorageUnavailable, Write, serving
+from homeport.storage import Change, Collection, Commit, Put, Storage, StorageUnavailable, Write
 from homeport.storage.memory import MemoryStorage
-from homeport.storage.remote import RemoteStorage
-from homeport.storage.serving import MAX_CALLERS, serve_storage
+from homeport.storage.remote import RemoteStorage, serving
+from homeport.storage.remote.serving import MAX_CALLERS, serve_storage
 
 NOTES = Collection("notes")
 SOON = 10.0

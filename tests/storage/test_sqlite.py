@@ -28,7 +28,7 @@ from homeport.storage import (
     open_storage,
 )
 from homeport.storage import sqlite as back_end
-from homeport.storage import sqlite_tables as tables
+from homeport.storage.sqlite import tables as tables
 
 NOTES = Collection("notes", (Field("title", "text", indexed=True), Field("rank", "integer")), tombstones=True)
 CHILD = Path(__file__).with_name("sqlite_child.py")

@@ -31,7 +31,7 @@ from homeport.storage import (
     Tombstones,
     Write,
 )
-from homeport.storage.base import Value
+from homeport.storage.records import Value
 from homeport.storage.testing.watching import Watcher
 
 from .conftest import BackEnd

@@ -29,8 +29,8 @@ from homeport.storage import (
     Tombstones,
     Write,
 )
-from homeport.storage.base import Value
 from homeport.storage.documents import decode
+from homeport.storage.records import Value
 
 Key = tuple[str, str]
 """Collection and id."""

@@ -16,8 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..base import Storage
+from ..errors import StorageLocked, StorageUnavailable
+from ..queries import Tombstones
+from ..records import Change, Collection, Floor
+from ..writes import Write
 from . import messages as m
-from .base import Change, Collection, Floor, Storage, StorageLocked, StorageUnavailable, Tombstones, Write
 from .link import READ_BYTES, Link, not_understood, socket_of
 
 T = TypeVar("T")

@@ -18,16 +18,19 @@ from uuid import uuid4
 
 from sortedcontainers import SortedDict
 
-from .base import Change, Collection, Commit, Conflict, Floor, StorageError, Tombstones, Write
+from ..commits import GroupCommit, resolve
+from ..disk import translated
+from ..errors import Conflict, StorageError
+from ..lockfile import StoreLock
+from ..memory import TablesStorage
+from ..queries import Tombstones
+from ..records import Change, Collection, Floor
+from ..tables import Table, Tables
+from ..writes import Commit, Write
 from .checkpoint import Checkpoint, Folder, Kept, Manifest
-from .commits import GroupCommit, resolve
 from .datafiles import Documents, FilesWriter, LinesWriter
-from .disk import translated
 from .journal import Entry
-from .lockfile import StoreLock
-from .memory import TablesStorage
 from .recovery import recover
-from .tables import Table, Tables
 
 MIN_CHECKPOINT_BYTES = 16 << 20
 """A checkpoint begins when the journal has more bytes than this and than the data; commits wait at four times that."""

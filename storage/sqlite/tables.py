@@ -19,25 +19,11 @@ from dataclasses import asdict
 from typing import Any
 from uuid import uuid4
 
-from .base import (
-    Change,
-    Changes,
-    Collection,
-    Conflict,
-    Field,
-    Filter,
-    Floor,
-    Gone,
-    Page,
-    Query,
-    Record,
-    StorageDamaged,
-    Tombstones,
-    Value,
-    is_text,
-)
-from .commits import Key, Resolution, UniqueValue
-from .documents import decode, encode
+from ..commits import Key, Resolution, UniqueValue
+from ..documents import decode, encode
+from ..errors import Conflict, Gone, StorageDamaged
+from ..queries import Filter, Page, Query, Tombstones
+from ..records import Change, Changes, Collection, Field, Floor, Record, Value, is_text
 
 _TYPES = {"integer": "INTEGER", "text": "TEXT", "boolean": "BOOLEAN", "double": "REAL", "time": "INTEGER"}
 _MAX_PARAMETERS = 32_000

@@ -12,9 +12,11 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from . import base
-from .base import Change, Collection, Conflict, Filter, Floor, Query, Record, StorageUnavailable
-from .documents import InvalidDocument
+from .. import errors, writes
+from ..documents import InvalidDocument
+from ..errors import Conflict, StorageUnavailable
+from ..queries import Filter, Query
+from ..records import Change, Collection, Floor, Record
 
 T = TypeVar("T")
 
@@ -132,8 +134,8 @@ class Put(Message):
     document: bytes
     if_version: int | None
 
-    def write(self, collections: Mapping[str, Collection]) -> base.Put:
-        return base.Put(known(self.collection, collections), self.id, self.document, self.if_version)
+    def write(self, collections: Mapping[str, Collection]) -> writes.Put:
+        return writes.Put(known(self.collection, collections), self.id, self.document, self.if_version)
 
 
 class Delete(Message):
@@ -141,15 +143,15 @@ class Delete(Message):
     id: bytes
     if_version: int | None
 
-    def write(self, collections: Mapping[str, Collection]) -> base.Delete:
-        return base.Delete(known(self.collection, collections), text(self.id), self.if_version)
+    def write(self, collections: Mapping[str, Collection]) -> writes.Delete:
+        return writes.Delete(known(self.collection, collections), text(self.id), self.if_version)
 
 
 class DeleteWhere(Message):
     selection: Selection
 
-    def write(self, collections: Mapping[str, Collection]) -> base.DeleteWhere:
-        return base.DeleteWhere(self.selection.query(collections))
+    def write(self, collections: Mapping[str, Collection]) -> writes.DeleteWhere:
+        return writes.DeleteWhere(self.selection.query(collections))
 
 
 class Check(Message):
@@ -157,26 +159,26 @@ class Check(Message):
     id: bytes
     if_version: int
 
-    def write(self, collections: Mapping[str, Collection]) -> base.Check:
-        return base.Check(known(self.collection, collections), text(self.id), self.if_version)
+    def write(self, collections: Mapping[str, Collection]) -> writes.Check:
+        return writes.Check(known(self.collection, collections), text(self.id), self.if_version)
 
 
-def message_of(write: base.Write) -> Put | Delete | DeleteWhere | Check:
+def message_of(write: writes.Write) -> Put | Delete | DeleteWhere | Check:
     match write:
-        case base.Put():
+        case writes.Put():
             return Put(write.collection.name, write.id, write.document, _version(write.if_version))
-        case base.Delete():
+        case writes.Delete():
             return Delete(write.collection.name, blob(write.id), _version(write.if_version))
-        case base.DeleteWhere():
+        case writes.DeleteWhere():
             return DeleteWhere(Selection.of(write.query))
-        case base.Check():
+        case writes.Check():
             return Check(write.collection.name, blob(write.id), int64(write.if_version))
 
 
 class Writes(Message):
     items: tuple[Put | Delete | DeleteWhere | Check, ...]
 
-    def writes(self, collections: Mapping[str, Collection]) -> list[base.Write]:
+    def writes(self, collections: Mapping[str, Collection]) -> list[writes.Write]:
         return [item.write(collections) for item in self.items]
 
 
@@ -265,14 +267,14 @@ class Invalid(Message):
 _ERRORS: dict[str, type[Exception]] = {
     error.__name__: error
     for error in (
-        base.StorageUnavailable,
-        base.StorageFull,
-        base.StorageLocked,
-        base.StorageDamaged,
-        base.NotEmpty,
-        base.Gone,
-        base.InvalidQuery,
-        base.StorageError,
+        errors.StorageUnavailable,
+        errors.StorageFull,
+        errors.StorageLocked,
+        errors.StorageDamaged,
+        errors.NotEmpty,
+        errors.Gone,
+        errors.InvalidQuery,
+        errors.StorageError,
         ValueError,
     )
 }

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from .base import StorageUnavailable
+from ..errors import StorageUnavailable
 from .messages import ANYTHING, Message
 
 MAX_FRAME_BYTES = 64 << 20

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import msgspec
 
-from . import disk
-from .base import Change, Collection, StorageDamaged, StorageUnavailable
-from .commits import Written
-from .disk import translated
-from .documents import encode
+from .. import disk
+from ..commits import Written
+from ..disk import translated
+from ..documents import encode
+from ..errors import StorageDamaged, StorageUnavailable
+from ..records import Change, Collection
 from .sealed import may_be_torn, seal, unseal
 
 _SEGMENT = re.compile(r"([1-9][0-9]*)\.log")

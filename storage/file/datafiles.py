@@ -29,13 +29,14 @@ from zlib import crc32
 
 import msgspec
 
-from .base import Change, Collection, StorageDamaged
+from ..disk import NewFile, make_folder
+from ..documents import encode
+from ..errors import StorageDamaged
+from ..records import Change, Collection
+from ..tables import Row, Tables
 from .checkpoint import Checkpoint, Folder, Kept
-from .disk import NewFile, make_folder
-from .documents import encode
 from .names import SUFFIX, document_id, file_name, folder_name
 from .sealed import seal, unseal
-from .tables import Row, Tables
 
 _LINES = ".jsonl"
 _INDEX = ".idx"

@@ -6,13 +6,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .base import Conflict, Floor, Put, StorageDamaged
+from ..commits import Written
+from ..documents import InvalidDocument
+from ..errors import Conflict, StorageDamaged
+from ..records import Floor
+from ..tables import Table, Tables
+from ..writes import Put
 from .checkpoint import Folder, Kept
-from .commits import Written
 from .datafiles import Contents, Documents, read
-from .documents import InvalidDocument
 from .journal import Entry
-from .tables import Table, Tables
 
 
 @dataclass
@@ -43,9 +45,10 @@ def recover(folder: Folder) -> Recovered:
     store.tables.version = max(store.tables.version, manifest.version)
     for entry in folder.journal.replay(manifest.journal, manifest.version):
         _redo(entry, store)
-    for name in store.tables.tables.keys() - store.kept.keys():
-        # Declared since the last checkpoint: it has no files but those that a person may have put there.
-        found[name] = read(folder, Kept(store.tables.tables[name].collection), store.tables)
+    for name, table in store.tables.tables.items():
+        if name not in found:
+            # Declared since the last checkpoint: it has no files but those that a person may have put there.
+            found[name] = read(folder, Kept(table.collection), store.tables)
     for name, contents in found.items():
         store.documents[name] = contents.documents
         _take_in(name, contents, store)

@@ -13,21 +13,12 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from ..base import Storage
+from ..errors import StorageUnavailable
+from ..queries import Page, Query, Tombstones
+from ..records import Change, Changes, Collection, Floor, Record
+from ..writes import Commit, Write
 from . import messages as m
-from .base import (
-    Change,
-    Changes,
-    Collection,
-    Commit,
-    Floor,
-    Page,
-    Query,
-    Record,
-    Storage,
-    StorageUnavailable,
-    Tombstones,
-    Write,
-)
 from .link import READ_BYTES, Link, not_understood, socket_of
 
 T = TypeVar("T")

@@ -6,9 +6,11 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
-from . import make_storage
-from .base import Collection, Storage, StorageLocked, StorageUnavailable
-from .remote import RemoteStorage
+from .. import make_storage
+from ..base import Storage
+from ..errors import StorageLocked, StorageUnavailable
+from ..records import Collection
+from . import RemoteStorage
 
 PATIENCE = 3.0
 """Seconds that an owner may take to start, to stop, or, as another command, to be done."""

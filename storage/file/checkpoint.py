@@ -15,9 +15,10 @@ from uuid import uuid4
 
 import msgspec
 
-from . import disk
-from .base import Collection, StorageDamaged, StorageUnavailable
-from .disk import translated
+from .. import disk
+from ..disk import translated
+from ..errors import StorageDamaged, StorageUnavailable
+from ..records import Collection
 from .journal import Journal
 from .sealed import seal, unseal
 

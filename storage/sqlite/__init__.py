@@ -21,29 +21,15 @@ from typing import Any, TypeVar
 
 import aiosqlite
 
-from . import sqlite_tables as tables
-from .base import (
-    Change,
-    Changes,
-    Collection,
-    Commit,
-    Conflict,
-    Floor,
-    NotEmpty,
-    Page,
-    Query,
-    Record,
-    Storage,
-    StorageDamaged,
-    StorageError,
-    StorageFull,
-    StorageUnavailable,
-    Tombstones,
-    Write,
-)
-from .commits import GroupCommit, Resolution, resolve
-from .disk import sync_folder
-from .lockfile import StoreLock
+from ..base import Storage
+from ..commits import GroupCommit, Resolution, resolve
+from ..disk import sync_folder
+from ..errors import Conflict, NotEmpty, StorageDamaged, StorageError, StorageFull, StorageUnavailable
+from ..lockfile import StoreLock
+from ..queries import Page, Query, Tombstones
+from ..records import Change, Changes, Collection, Floor, Record
+from ..writes import Commit, Write
+from . import tables as tables
 
 T = TypeVar("T")
 
