@@ -9,6 +9,7 @@ import shutil
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -66,10 +67,13 @@ def files(path: Path) -> Path:
 
 async def holds(path: Path, collection: Collection) -> dict[str, tuple[int, bytes | None]]:
     """Version and document of every record and tombstone; the same when the store is opened once more."""
-    for _ in range(2):
-        async with opened(path) as storage:
-            changes = await storage.changes(collection, 0, 100)
-    return {change.id: (change.version, change.document) for change in changes.changes}
+    async with opened(path) as storage:
+        first = await storage.changes(collection, 0, 100)
+    manifest = (path / "manifest").read_bytes()
+    async with opened(path) as storage:
+        assert await storage.changes(collection, 0, 100) == first
+    assert (path / "manifest").read_bytes() == manifest
+    return {change.id: (change.version, change.document) for change in first.changes}
 
 
 # What is there
@@ -107,6 +111,14 @@ async def test_only_files_that_have_changed_are_written(path: Path) -> None:
     after = {name: (files(path) / name).stat().st_ino for name in ("a.json", "b.json")}
     assert after["a.json"] != before["a.json"]
     assert after["b.json"] == before["b.json"]
+
+
+async def test_another_layout_leaves_nothing_behind(path: Path) -> None:
+    async with opened(path) as storage:
+        await storage.declare(replace(LINES, layout="files"), replace(FILES, layout="lines"))
+    assert sorted(str(each.relative_to(path)) for each in path.glob("data/**/*")) == [
+        *["data/files", "data/files.jsonl", "data/lines", "data/lines/a.json", "data/lines/b.json"]
+    ]
 
 
 async def test_what_is_forgotten_is_not_in_the_index(path: Path) -> None:
@@ -236,7 +248,6 @@ async def test_after_a_line_is_gone_clients_start_over(
 async def test_files_may_be_edited(path: Path, edit: Edit, expected: dict[str, tuple[int, bytes | None]]) -> None:
     edit(files(path))
     before = {"a": (5, A[1]), "b": (6, B[1]), "c": (8, None)}
-    # The store of `holds` opens twice, so that what is taken in is taken in once.
     assert await holds(path, FILES) == before | expected
 
 
