@@ -70,6 +70,7 @@ async def holds(path: Path, collection: Collection) -> dict[str, tuple[int, byte
     async with opened(path) as storage:
         first = await storage.changes(collection, 0, 100)
     manifest = (path / "manifest").read_bytes()
+    assert b'"version":%d,' % first.store_version in manifest
     async with opened(path) as storage:
         assert await storage.changes(collection, 0, 100) == first
     assert (path / "manifest").read_bytes() == manifest
