@@ -19,7 +19,7 @@ run: $(VENV)/.run
 	@exec $(VENV)/bin/homeport serve $(ARGS)
 
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n auto $(ARGS)
 
 # mypy reads a strict editable install, which holds exactly what a wheel would: a sub-package that pyproject.toml
 # forgets is an error here. It links the files that there are, so it is renewed each time; .venv is an ordinary
