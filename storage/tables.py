@@ -63,6 +63,16 @@ class Table:
                 index.remove((_key(former.values[place]), row.id))
                 index.add((_key(row.values[place]), row.id))
 
+    def fill(self, rows: Sequence[Row]) -> None:
+        """Puts many rows into a table that has none: faster than one by one."""
+        for row in rows if self._buried else ():
+            if row.id in self._buried:
+                del self.tombstones[self._buried.pop(row.id)]
+        self.rows.update({row.id: row for row in rows})
+        self.versions.update({row.version: row.id for row in rows})
+        for place, index in self._indexes.items():
+            index.update([(_key(row.values[place]), row.id) for row in rows])
+
     def delete(self, id: str, version: int) -> None:
         self._remove(id)
         if self.collection.tombstones:
@@ -85,8 +95,7 @@ class Table:
     def redeclared(self, collection: Collection) -> Table:
         """The same records under another declaration; raises `Conflict` where a value is not unique."""
         table = Table(collection)
-        for row in self.rows.values():
-            table.put(row._replace(values=collection.values(decode(row.document), strict=False)))
+        table.fill([Row(*row[:3], collection.values(decode(row.document), strict=False)) for row in self.rows.values()])
         table.floor = self.floor
         for version, id in self.tombstones.items():
             table.delete(id, version)
@@ -314,6 +323,13 @@ class Tables:
             values = table.collection.values(decode(change.document), strict=False)
             table.put(Row(change.id, change.version, change.document, values))
         self.version = max(self.version, change.version)
+
+    def fill(self, name: str, records: Sequence[Record]) -> None:
+        """Takes over the records of a collection that has none yet."""
+        table = self.tables[name]
+        values = table.collection.values
+        table.fill([Row(*record, values(decode(record.document), strict=False)) for record in records])
+        self.version = max([self.version, *[record.version for record in records]])
 
     def versions(self, keys: Sized[Key]) -> Mapping[Key, int]:
         found = ((key, self.tables[key[0]].rows.get(key[1])) for key in keys)

@@ -27,14 +27,14 @@ _NEW = re.compile(r"(.+)\.([1-9][0-9]*)\.new")
 
 
 class Kept(msgspec.Struct, frozen=True):
-    """How a checkpoint left a collection: the bytes and number of its records, a sum over their ids that shows whether
-    they are still the same ones, and the number of lines in its index."""
+    """How a checkpoint left a collection: the bytes and number of its records, a sum over their ids and versions that
+    shows whether they are still the same, and the number of lines in its index."""
 
     collection: Collection
     floor: int = 0
     size: int = 0
     records: int = 0
-    ids: int = 0
+    sum: int = 0
     indexed: int = 0
 
 

@@ -11,8 +11,8 @@ While no server runs, people may
 - edit a record, in place;
 - add one: a line ``{"id": "…", "record": {…}}``, or a file whose name is its id's (`names.file_name`);
 - remove one. Of a line nobody knows afterwards which it was, so that the collection's floor rises, and clients that
-  follow its changes are told to start over; so they are after changing a line's id, or copying a line with its
-  checksum. A removed file is a deletion like any other.
+  follow its changes are told to start over; so they are after changing a line's id, copying a line with its checksum,
+  or putting back an older one. A removed file is a deletion like any other.
 
 Lines may stand in any order and end as in DOS; blank ones do not count. Anything else is damage: what is no JSON object
 or cannot be indexed, an id that stands twice, a missing file or folder. If the last server did not stop cleanly, the
@@ -32,7 +32,7 @@ import msgspec
 from ..disk import NewFile, make_folder
 from ..documents import encode
 from ..errors import StorageDamaged
-from ..records import Change, Collection
+from ..records import Change, Collection, Record
 from ..tables import Row, Tables
 from .checkpoint import Checkpoint, Folder, Kept
 from .names import SUFFIX, document_id, file_name, folder_name
@@ -63,15 +63,15 @@ class _Line(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Sum:
-    """Shows whether two sets of ids are the same."""
+    """Shows whether two sets of records have the same ids and versions."""
 
     def __init__(self) -> None:
         self.records = 0
-        self.ids = 0
+        self.sum = 0
 
-    def add(self, id: str) -> None:
+    def add(self, id: str, version: int) -> None:
         self.records += 1
-        self.ids = (self.ids + crc32(id.encode())) % _MAX_SUM
+        self.sum = (self.sum + crc32(f"{id} {version}".encode())) % _MAX_SUM
 
 
 # Reading
@@ -130,8 +130,7 @@ def _read_index(path: Path, lines: int) -> Iterator[tuple[str, int, str | None]]
 
 
 def _read_lines(path: Path, kept: Kept, tables: Tables) -> Contents:
-    name = kept.collection.name
-    rows = tables.tables[name].rows
+    records: dict[str, Record] = {}
     edits: dict[str, Edit] = {}
     written = _Sum()
     if kept.records or path.exists():
@@ -144,22 +143,24 @@ def _read_lines(path: Path, kept: Kept, tables: Tables) -> Contents:
                     line = _decode_line(text)
                 except (ValueError, RecursionError) as error:
                     raise StorageDamaged(f"{place}: {error}") from error
-                if line.id in rows or line.id in edits:
+                if line.id in records or line.id in edits:
                     raise StorageDamaged(f"{place}: the id {line.id!r} stands twice")
                 if line.version is not None and line.checksum is not None:
-                    written.add(line.id)
+                    written.add(line.id, line.version)
                     # Not `line.record`, which lacks the white space around the document.
                     document = text.rstrip()[len(_head(line.id, line.version, line.checksum)) : -1]
                     if line.checksum == checksum(line.id, line.version, document):
-                        tables.restore(Change(name, line.id, line.version, document))
+                        records[line.id] = Record(line.id, line.version, document)
                         continue
                 edits[line.id] = Edit(place, line.id, bytes(line.record))
-    lost = (written.records, written.ids) != (kept.records, kept.ids)
+    tables.fill(kept.collection.name, list(records.values()))
+    lost = (written.records, written.sum) != (kept.records, kept.sum)
     return Contents(list(edits.values()), [], lost, {})
 
 
 def _read_files(folder: Path, name: str, documents: Documents, tables: Tables) -> Contents:
     present = {path.name for path in folder.iterdir()} if documents or folder.exists() else set()
+    records: list[Record] = []
     edits: list[Edit] = []
     missing: list[str] = []
     for id, (version, stated) in documents.items():
@@ -170,9 +171,10 @@ def _read_files(folder: Path, name: str, documents: Documents, tables: Tables) -
         present.remove(path.name)
         document = _content(path)
         if stated == checksum(id, version, document):
-            tables.restore(Change(name, id, version, document))
+            records.append(Record(id, version, document))
         else:
             edits.append(Edit(str(path), id, document))
+    tables.fill(name, records)
     for added in sorted(present):
         if added.endswith(SUFFIX) and not added.startswith("."):
             path = folder / added
@@ -227,7 +229,7 @@ class Writer(ABC):
             self._index.done()
         else:
             self._checkpoint.remove(self._index_path)
-        return Kept(self._collection, floor, self._size, self._written.records, self._written.ids, self._indexed)
+        return Kept(self._collection, floor, self._size, self._written.records, self._written.sum, self._indexed)
 
     def _note(self, id: str, version: int, checksum: str | None) -> None:
         if self._index is None:
@@ -247,7 +249,7 @@ class LinesWriter(Writer):
         for id, version, document, _ in rows:
             line = b"%b%b}\n" % (_head(id, version, checksum(id, version, document)), document)
             self._file.write(line)
-            self._written.add(id)
+            self._written.add(id, version)
             self._size += len(line)
 
     def done(self, floor: int) -> Kept:
@@ -274,5 +276,5 @@ class FilesWriter(Writer):
                 file.done()
             self._note(id, version, stated)
             self.documents[id] = version, stated
-            self._written.add(id)
+            self._written.add(id, version)
             self._size += len(document)

@@ -221,6 +221,17 @@ async def test_after_a_line_is_gone_clients_start_over(
         assert (await storage.changes(LINES, version, 100)).changes == ()
 
 
+async def test_after_an_older_line_is_put_back_clients_start_over(path: Path) -> None:
+    older = lines(path).read_text()
+    async with opened(path) as storage:
+        await storage.commit([Put(LINES, "a", {}), Put(LINES, "c", {})])
+    lines(path).write_text(older + lines(path).read_text().splitlines()[2])
+    assert await holds(path, LINES) == {"a": A, "b": B, "c": (10, b"{}")}
+    async with opened(path) as storage:
+        with pytest.raises(Gone):
+            await storage.changes(LINES, 10, 100)
+
+
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
