@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .documents import InvalidDocument, decode, encode
@@ -48,8 +47,7 @@ class Put:
 _LINE_BREAKS_TO_BLANKS = bytes.maketrans(b"\r\n", b"  ")
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(NamedTuple):
     """Remove a record; one that is not there is no error, unless ``if_version`` asks for it."""
 
     collection: Collection
@@ -57,15 +55,13 @@ class Delete:
     if_version: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DeleteWhere:
+class DeleteWhere(NamedTuple):
     """Remove the records that a query finds before the commit, save those that the same commit names."""
 
     query: Query
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(NamedTuple):
     """A precondition on a record that the commit does not write."""
 
     collection: Collection

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ....storage import (
@@ -57,8 +56,7 @@ class Report(NamedTuple):
     document: dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(NamedTuple):
     """Who may begin to report. ``max_users`` and ``max_devices`` are counts."""
 
     closed: bool
