@@ -12,7 +12,6 @@ from aiohttp import hdrs, web
 from ..storage.documents import InvalidDocument, decode, encode
 from .bodies import COMPRESS_ABOVE, check_head, compress, read_body
 from .errors import (
-    ApiError,
     Envelope,
     Forbidden,
     InvalidBody,
@@ -90,7 +89,11 @@ class Endpoint:
             answer = await self._answer(request)
             response = self._respond(request, answer)
         except Exception as error:  # noqa: BLE001  # the one place where every error becomes an answer
-            response = self._respond(request, self._refuse(request, as_api_error(error)))
+            refusal = as_api_error(error)
+            request.guess = request.guess or refusal.guess
+            response = self._respond(request, self._envelope(refusal, request))
+        if request.guess and not request.client.loopback:
+            core.limiter.guessed(request.client.network)
         seconds = perf_counter() - started
         self._meter.count(response.status, seconds)
         core.telemetry.log(request, self._operation.path, response.status, seconds)
@@ -145,11 +148,6 @@ class Endpoint:
         if not parameters.checker.is_valid(values):
             raise InvalidParameters(problems=await asyncio.to_thread(parameters.checker.problems, values))
         return values
-
-    def _refuse(self, request: ApiRequest, error: ApiError) -> Answer:
-        if error.guess and not request.client.loopback:
-            self._core.limiter.guessed(request.client.network)
-        return self._envelope(error, request)
 
     def _respond(self, request: ApiRequest, answer: Any) -> web.StreamResponse:
         """``answer``: an `Answer`, a document, or a response that the handler sent itself."""

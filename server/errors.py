@@ -147,14 +147,10 @@ class Forbidden(ApiError):
 
 
 class NotFound(ApiError):
-    """404. ``guess``: what was not found is a secret, so that asking for it counts as a failed authentication."""
+    """404."""
 
     status = HTTPStatus.NOT_FOUND
     message = "Not found"
-
-    def __init__(self, message: str | None = None, *, guess: bool = False) -> None:
-        super().__init__(message)
-        self.guess = guess
 
 
 class MethodNotAllowed(ApiError):

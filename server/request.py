@@ -44,6 +44,7 @@ class ApiRequest:
         "cors",
         "document",
         "entries_count",
+        "guess",
         "id",
         "path",
         "query",
@@ -56,6 +57,8 @@ class ApiRequest:
         self.app = app
         self.id = id
         """Unique to the request; answered as X-Request-Id."""
+        self.guess = False
+        """Whether a key was presented that nobody has: it counts as a failed authentication, whatever the answer."""
         self.client: Client
         """Who asks, as far as the connection tells."""
         self.caller: Any = None

@@ -114,8 +114,9 @@ def toy_api(name: str = "toy", prefix: str = "/toy") -> Api:
         return {"caller": request.caller}
 
     @api.get(prefix + "/guess/{secret}")
-    async def guess(_: ApiRequest) -> object:
-        raise NotFound(guess=True)
+    async def guess(request: ApiRequest) -> object:
+        request.guess = True
+        raise NotFound
 
     @api.get(f"{prefix}/limited", limits=(per_address("few", lambda _: "2/minute"),))
     async def limited(_: ApiRequest) -> object:

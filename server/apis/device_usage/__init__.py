@@ -138,9 +138,9 @@ def _kept(posted: Mapping[str, Any]) -> dict[str, Any]:
 )
 async def stats(request: ApiRequest) -> dict[str, Any]:
     """All devices together, each by its newest report, most tokens first."""
-    reports = await Ledger(request.storage).newest(user_id(_key(request)))
+    reports = await _newest(request)
     if not reports:
-        raise NotFound("No data found for this user", guess=True)
+        raise NotFound("No data found for this user")
     rows = [
         {"hostname": r["hostname"], "lastSeen": r["timestamp"], "totalTokens": int(r["usage"]["totalTokens"])}
         for r in reports
@@ -151,6 +151,14 @@ async def stats(request: ApiRequest) -> dict[str, Any]:
         "totalTokens": sum(row["totalTokens"] for row in rows),
         "totalCost": reduce(_EXACT.add, (_cost(report["costs"]) for report in reports), Decimal()),
     }
+
+
+async def _newest(request: ApiRequest) -> list[dict[str, Any]]:
+    """The newest report of each device of the request's user."""
+    user, ledger = user_id(_key(request)), Ledger(request.storage)
+    reports = await ledger.newest(user)
+    request.guess = not reports and not await ledger.knows(user)
+    return reports
 
 
 def _cost(costs: Mapping[str, Any]) -> Decimal:
@@ -168,7 +176,7 @@ def _cost(costs: Mapping[str, Any]) -> Decimal:
 )
 async def devices(request: ApiRequest) -> dict[str, Any]:
     """The user's devices, the one heard last first."""
-    reports = await Ledger(request.storage).newest(user_id(_key(request)))
+    reports = await _newest(request)
     reports.sort(key=lambda report: (-parse_time(report["timestamp"]), report["hostname"]))
     rows = [{"hostname": report["hostname"], "last_seen": report["timestamp"]} for report in reports]
     return {"status": "success", "data": {"devices": rows}}
@@ -184,8 +192,10 @@ async def devices(request: ApiRequest) -> dict[str, Any]:
 async def remove_device(request: ApiRequest) -> dict[str, Any]:
     """Forgets a device and all of its reports."""
     hostname = request.path["hostname"]
-    if not await Ledger(request.storage).remove_device(user_id(_key(request)), hostname):
-        raise NotFound(f"No device {hostname} found for this user", guess=True)
+    user, ledger = user_id(_key(request)), Ledger(request.storage)
+    if not await ledger.remove_device(user, hostname):
+        request.guess = not await ledger.knows(user)
+        raise NotFound(f"No device {hostname} found for this user")
     return {"status": "success", "message": f"Device {hostname} removed"}
 
 
@@ -200,13 +210,15 @@ async def remove_device(request: ApiRequest) -> dict[str, Any]:
 async def history(request: ApiRequest) -> dict[str, Any]:
     """The kept reports, newest first."""
     query = request.query
+    user, ledger = user_id(_key(request)), Ledger(request.storage)
     begin, end = (parse_time(query[name]) if name in query else None for name in ("from", "to"))
     try:
-        reports, following = await Ledger(request.storage).history(
-            user_id(_key(request)), query.get("hostname"), begin, end, query["limit"], query.get("cursor")
+        reports, following = await ledger.history(
+            user, query.get("hostname"), begin, end, query["limit"], query.get("cursor")
         )
     except ValueError as error:
         raise InvalidParameters(problems=[Problem(("cursor",), "must be a `next` of this history")]) from error
+    request.guess = not reports and not await ledger.knows(user)
     return {"status": "success", "data": {"reports": [msgspec.Raw(report) for report in reports], "next": following}}
 
 

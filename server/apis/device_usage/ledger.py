@@ -124,6 +124,10 @@ class Ledger:
         if record is None or not record.decode()["registered"]:
             raise Forbidden("This user key is not registered here")
 
+    async def knows(self, user: str) -> bool:
+        """Whether a user has reported or is registered."""
+        return bool(await self._storage.get(USERS, [user]))
+
     async def newest(self, user: str) -> list[dict[str, Any]]:
         """The newest report of each of the user's devices, by hostname."""
         page = await self._storage.find(Query(DEVICES, starts_with(f"{user}/")))

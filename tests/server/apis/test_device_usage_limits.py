@@ -74,6 +74,31 @@ async def test_a_refused_report_is_not_kept(serve: Serve) -> None:
 
 
 @on_memory
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        pytest.param("GET", "/api/stats/{}", 404, id="stats"),
+        pytest.param("GET", "/api/devices/{}", 200, id="devices"),
+        pytest.param("GET", "/api/history/{}", 200, id="history"),
+        pytest.param("DELETE", "/api/device/{}/M4x.local", 404, id="delete"),
+    ],
+)
+async def test_an_unknown_key_is_a_guess_wherever_it_is_asked_for(
+    serve: Serve, method: str, path: str, status: int
+) -> None:
+    server = await serve(PROXIED)
+    there = {"X-Forwarded-For": "203.0.113.7"}
+    await server.sync()
+    for _ in range(12):  # a known one is none, even where it has nothing of the kind
+        known = path.format(user_key()).replace("M4x.local", "other")
+        assert (await server(method, known, headers=there)).status in (200, 404)
+    for number in range(10):
+        answer = await server(method, path.format(user_key(f"guess {number}")), headers=there)
+        assert answer.status == status
+    assert (await server(method, path.format(user_key("one more")), headers=there)).status == 429
+
+
+@on_memory
 async def test_guesses_at_keys(serve: Serve) -> None:
     """Ten a minute, from one address; loopback callers may ask on."""
     server = await serve(PROXIED)
