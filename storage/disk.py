@@ -72,7 +72,9 @@ def sync_folder(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """A folder that only its owner can enter, unless it is there."""
+    """A folder that only its owner can enter, and those above it, unless they are there."""
+    if not path.parent.exists():
+        make_folder(path.parent)
     try:
         os.mkdir(path, 0o700)  # noqa: PTH102 - as above
     except FileExistsError:

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from weakref import WeakSet
 
-from .disk import translated
+from .disk import make_folder, translated
 from .errors import StorageLocked, StorageUnavailable
 
 _MOUNTS = Path("/proc/self/mountinfo")
@@ -42,7 +42,7 @@ class StoreLock:
                 "keep the store on a local disk"
             )
         with translated(f"lock {self.path}"):
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -35,7 +35,8 @@ from .recovery import recover
 MIN_CHECKPOINT_BYTES = 16 << 20
 """A checkpoint begins when the journal has more bytes than this and than the data; commits wait at four times that."""
 _MAX_BEHIND = 4
-_PIECE = 256
+# Rows written at a time, for a quarter of a millisecond: a commit meanwhile waits for a few pieces of it.
+_PIECE = 64
 _FORGET_AT_ONCE = 500
 
 _log = logging.getLogger(__name__)

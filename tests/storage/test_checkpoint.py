@@ -44,40 +44,24 @@ async def calls_of_a_life(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return len(counting.calls)
 
 
-async def test_a_kill_at_any_call_loses_nothing(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_kill_or_loss_of_power_at_any_call_loses_nothing(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states = await lived()
     calls = await calls_of_a_life(ram / "whole", monkeypatch)
     assert calls > 150
     for at in range(1, calls + 1):
-        path = ram / str(at)
-        storage = FileStorage(path)
+        killed, powerless = ram / f"{at} killed", ram / f"{at} powerless"
+        killed.mkdir()
+        storage = FileStorage(killed / "of" / "the" / "store")
         with monkeypatch.context() as patch:
-            use(patch, Disk(dead(at)))
+            use(patch, power := PowerLoss(dead(at)))
             done = await live(storage)
             await storage.close()
-        async with FileStorage(path) as storage:
-            assert await state(storage) in states[done : done + 2], f"killed at call {at}, after {done} steps"
-        shutil.rmtree(path)
-
-
-async def test_a_loss_of_power_at_any_call_loses_nothing(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    states = await lived()
-    calls = await calls_of_a_life(ram / "whole", monkeypatch)
-    for at in range(1, calls + 1):
-        before, after = ram / f"{at}", ram / f"{at} after"
-        before.mkdir()
-        storage = FileStorage(before / "store")
-        with monkeypatch.context() as patch:
-            power = PowerLoss(dead(at))
-            use(patch, power)
-            done = await live(storage)
-            await storage.close()
-        power.restore(before, after, Random(at))
+        power.restore(killed, powerless, Random(at))
         power.forget()
-        async with FileStorage(after / "store") as storage:
-            assert await state(storage) in states[done : done + 2], f"power lost at call {at}, after {done} steps"
-        shutil.rmtree(before)
-        shutil.rmtree(after)
+        for folder in killed, powerless:
+            async with FileStorage(folder / "of" / "the" / "store") as storage:
+                assert await state(storage) in states[done : done + 2], f"{folder.name}, after {done} steps"
+            shutil.rmtree(folder)
 
 
 async def test_whatever_call_fails_the_store_goes_on(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:

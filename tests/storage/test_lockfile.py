@@ -114,10 +114,11 @@ def test_a_child_made_by_fork_does_not_inherit_it(tmp_path: Path) -> None:
         lock.release()
 
 
-def test_the_folder_is_made(tmp_path: Path) -> None:
-    lock = StoreLock(tmp_path / "data" / "store.db")
+def test_the_folders_are_made(tmp_path: Path) -> None:
+    lock = StoreLock(tmp_path / "share" / "data" / "store.db")
     lock.acquire()
-    assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
+    for folder in tmp_path / "share", tmp_path / "share" / "data":
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     lock.release()
 
 
