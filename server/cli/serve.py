@@ -126,7 +126,7 @@ async def _serve(config: Config, ready_file: Path | None) -> None:
 
 
 def _collect_seldom() -> None:
-    """What is there at start stays, and a request leaves no cycles behind: looking for them took a twelfth of the time."""
+    """What is there at start stays, and a request leaves no cycles: looking for them took a twelfth of the time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
