@@ -69,6 +69,7 @@ class Folder:
             disk.make_folder(folder)
         if not self.manifest.exists():
             self._must_be_empty()
+            disk.sync_folder(self.path.parent)  # a server that was killed may have made the folder, and no more
             self.journal.create()
             self.replace_manifest(self.new_manifest(Manifest(str(uuid4()), 0, 1, [])))
         manifest = self._read()
@@ -164,7 +165,7 @@ class Checkpoint:
 
     def commit(self, manifest: Manifest) -> None:
         """Makes all of it count."""
-        for folder in {file.path.parent for file in self._files}:
+        for folder in {self.folder.data, *[file.path.parent for file in self._files]}:
             disk.sync_folder(folder)
         new = self.folder.new_manifest(manifest)
         self.decided = True

@@ -247,6 +247,8 @@ class LinesWriter(Writer):
 
     def add(self, rows: Iterable[Row]) -> None:
         for id, version, document, _ in rows:
+            if b"\n" in document:
+                raise ValueError(f"{self._collection.name}/{id}: a document that is loaded must be one line")
             line = b"%b%b}\n" % (_head(id, version, checksum(id, version, document)), document)
             self._file.write(line)
             self._written.add(id, version)

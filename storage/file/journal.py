@@ -63,7 +63,7 @@ _decode = msgspec.json.Decoder(Entry).decode
 
 
 class Journal:
-    """Reads once, with `replay`, then appends. No two calls may overlap.
+    """Reads once, with `replay`, unless it is new; then appends. No two calls may overlap.
 
     ``size``: bytes of all segments. ``failure``: why nothing more can be appended, if so.
     """
@@ -176,6 +176,7 @@ class Journal:
             disk.close(previous)
 
     def _open(self) -> None:
+        self.close()
         self._descriptor = disk.open_file(self._path(self._last), os.O_WRONLY | os.O_APPEND)
 
     def _cut(self) -> None:
@@ -187,7 +188,6 @@ class Journal:
         """After a failed write or fsync nobody knows what the file holds, nor would the descriptor tell again: what was
         not acknowledged is cut away through a new one. Where that fails too, nothing more may follow it."""
         try:
-            self.close()
             self._open()
             self._cut()
         except OSError as error:

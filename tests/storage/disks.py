@@ -59,6 +59,13 @@ def dead(at: int) -> Callable[[int], int | None]:
     return lambda call: errno.EIO if call >= at else None
 
 
+class Pessimist(Random):
+    """By whose choice only that survives which must."""
+
+    def choice(self, seq: Any) -> Any:
+        return seq[0]
+
+
 class PowerLoss(Disk):
     """A disk of which only that survives a loss of power which was synced; of the rest, chance decides.
 

@@ -15,7 +15,7 @@ from homeport.storage import Change, Collection, Floor, Put, Query, Storage, Sto
 from homeport.storage.file import FileStorage
 from homeport.storage.memory import MemoryStorage
 
-from .disks import Disk, PowerLoss, copy, dead, once, use
+from .disks import Disk, Pessimist, PowerLoss, copy, dead, once, use
 from .lives import (
     COLLECTIONS,
     FILES,
@@ -88,26 +88,31 @@ async def test_whatever_call_fails_the_store_goes_on(ram: Path, monkeypatch: pyt
         shutil.rmtree(path)
 
 
-async def test_what_was_seen_after_a_kill_survives_a_loss_of_power(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_follows_a_kill_survives_a_loss_of_power(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = await lived()
     calls = await calls_of_a_life(ram / "whole", monkeypatch)
-    for at in range(1, calls + 1, 3):
+    for at in range(1, calls + 1, 2):
         before, after = ram / f"{at}", ram / f"{at} after"
         before.mkdir()
+        storage = FileStorage(before / "store")
         with monkeypatch.context() as patch:
-            power = PowerLoss(dead(at))
-            use(patch, power)
-            storage = FileStorage(before / "store")
+            use(patch, power := PowerLoss(dead(at)))
             await live(storage)
             await storage.close()
             power.fails = lambda call: None
             await storage.open()
+            lived_on = states.index(await state(storage))
+            for step in LIFE[lived_on : lived_on + at % 5]:
+                await step(storage)
             seen = await state(storage)
             power.fails = dead(0)
             await storage.close()
-        power.restore(before, after, Random(at))
+        power.restore(before, after, Pessimist())
         power.forget()
         async with FileStorage(after / "store") as storage:
             assert await state(storage) == seen, f"killed at call {at}"
+        shutil.rmtree(before)
+        shutil.rmtree(after)
 
 
 # Loading
