@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .errors import StorageUnavailable
+from .errors import InvalidQuery, StorageUnavailable
 from .feed import Feed
 from .locks import KeyedLocks
 from .queries import Page, Query, Tombstones
@@ -84,17 +84,21 @@ class Storage(ABC):
     async def purge(self, what: Query | Tombstones) -> int:
         """Removes what a query matches (paging disregarded) or old tombstones, in chunks between other commits; returns
         how many."""
-        if isinstance(what, Tombstones):
-            return await self._purge_tombstones(what)
-        chunk = DeleteWhere(Query(what.collection, what.where, limit=_PURGE_CHUNK))
         removed = 0
-        while done := (await self.commit([chunk])).counts[0]:
+        while done := await self._purge_chunk(what):
             removed += done
             await asyncio.sleep(0)  # a store in memory commits at once
         return removed
 
+    async def _purge_chunk(self, what: Query | Tombstones) -> int:
+        if isinstance(what, Tombstones):
+            return await self._forget(what, _PURGE_CHUNK)
+        chunk = DeleteWhere(Query(what.collection, what.where, limit=_PURGE_CHUNK))
+        return (await self.commit([chunk])).counts[0]
+
     @abstractmethod
-    async def _purge_tombstones(self, what: Tombstones) -> int: ...
+    async def _forget(self, what: Tombstones, limit: int) -> int:
+        """Drops the oldest of these tombstones, at most so many; returns how many."""
 
     @abstractmethod
     async def changes(self, collection: Collection, after: int, limit: int, *, began: int = 0) -> Changes:
@@ -154,7 +158,10 @@ class Storage(ABC):
         named: set[tuple[str, str]] = set()
         for write in writes:
             if isinstance(write, DeleteWhere):
-                self._declared(write.query.collection)
+                query = write.query
+                self._declared(query.collection)
+                if query.sort or query.offset or query.after is not None:
+                    raise InvalidQuery("a DeleteWhere has no order, offset or cursor: a limit counts in order of id")
                 continue
             collection = self._declared(write.collection)
             if not isinstance(write, Check):

@@ -75,8 +75,8 @@ class MemoryStorage(TablesStorage):
         self._feed.publish([write.change for write in resolution.written], resolution.version)
         return outcome
 
-    async def _purge_tombstones(self, what: Tombstones) -> int:
-        return self._tables.tables[self._declared(what.collection).name].forget(what.up_to)
+    async def _forget(self, what: Tombstones, limit: int) -> int:
+        return self._tables.tables[self._declared(what.collection).name].forget(what.up_to, limit)
 
     async def load(self, changes: AsyncIterable[Change | Floor]) -> None:
         self._check_open()

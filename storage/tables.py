@@ -83,9 +83,9 @@ class Table:
         else:
             self.floor = max(self.floor, version)
 
-    def forget(self, up_to: int) -> int:
-        """Drops the tombstones up to a version."""
-        old = list(self.tombstones.irange(maximum=up_to))
+    def forget(self, up_to: int, limit: int | None = None) -> int:
+        """Drops the tombstones up to a version, or the oldest of them."""
+        old = list(islice(self.tombstones.irange(maximum=up_to), limit))
         for version in old:
             del self._buried[self.tombstones.pop(version)]
         if old:

@@ -56,7 +56,10 @@ class Delete(NamedTuple):
 
 
 class DeleteWhere(NamedTuple):
-    """Remove the records that a query finds before the commit, save those that the same commit names."""
+    """Remove the records that a query finds before the commit, save those that the same commit names.
+
+    The query has no order, offset or cursor (`InvalidQuery`); its limit takes the first in order of id.
+    """
 
     query: Query
 

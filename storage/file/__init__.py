@@ -37,7 +37,6 @@ MIN_CHECKPOINT_BYTES = 16 << 20
 _MAX_BEHIND = 4
 # Rows written at a time, for a quarter of a millisecond: a commit meanwhile waits for a few pieces of it.
 _PIECE = 64
-_FORGET_AT_ONCE = 500
 
 _log = logging.getLogger(__name__)
 
@@ -143,19 +142,17 @@ class FileStorage(TablesStorage):
                 self._feed.publish([write.change for write in written], version)
         return outcomes
 
-    async def _purge_tombstones(self, what: Tombstones) -> int:
+    async def _forget(self, what: Tombstones, limit: int) -> int:
         name = self._declared(what.collection).name
-        removed = 0
-        while True:
-            async with self._writing:
-                self._check_open()
-                table = self._tables.tables[name]
-                old = list(islice(table.tombstones.irange(maximum=what.up_to), _FORGET_AT_ONCE))
-                if not old:
-                    return removed
-                await self._append(Entry(self._tables.version, forgotten={name: old[-1]}))
-                removed += table.forget(old[-1])
-                self._dirty.add(name)
+        async with self._writing:
+            self._check_open()
+            table = self._tables.tables[name]
+            old = list(islice(table.tombstones.irange(maximum=what.up_to), limit))
+            if not old:
+                return 0
+            await self._append(Entry(self._tables.version, forgotten={name: old[-1]}))
+            self._dirty.add(name)
+            return table.forget(old[-1])
 
     async def load(self, changes: AsyncIterable[Change | Floor]) -> None:
         async with self._checkpointing, self._writing:

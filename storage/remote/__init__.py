@@ -83,7 +83,8 @@ class RemoteStorage(Storage):
             _, commit = await self._call(m.Commit(), Commit, (m.Writes(part) async for part in m.in_parts(items)))
         return commit
 
-    async def _purge_tombstones(self, what: Tombstones) -> int:
+    async def _forget(self, what: Tombstones, limit: int) -> int:
+        # All of them: the server that is asked does it in chunks.
         request = m.Forget(self._declared(what.collection).name, m.int64(what.up_to))
         _, forgotten = await self._call(request, int)
         return forgotten

@@ -210,12 +210,12 @@ class SqliteStorage(Storage):
             self._feed.publish([write.change for write in resolution.written], resolution.version)
         return resolution.outcomes
 
-    async def _purge_tombstones(self, what: Tombstones) -> int:
+    async def _forget(self, what: Tombstones, limit: int) -> int:
         self._declared(what.collection)
 
         def work(db: sqlite3.Connection) -> int:
             with tables.transaction(db):
-                return tables.forget(db, what)
+                return tables.forget(db, what, limit)
 
         async with self._writing:
             return await self._write_hop(work)

@@ -220,14 +220,17 @@ def _raise_floor(db: sqlite3.Connection, name: str, floor: int) -> None:
     db.execute("UPDATE homeport_collections SET floor = max(floor, ?) WHERE name = ?", (floor, name))
 
 
-def forget(db: sqlite3.Connection, what: Tombstones) -> int:
-    """Drops old tombstones; within a transaction."""
-    old = "FROM homeport_tombstones WHERE collection = ? AND version <= ?"
-    parameters = (what.collection.name, min(what.up_to, _LAST_VERSION))
-    count, last = db.execute(f"SELECT count(*), max(version) {old}", parameters).fetchone()
+def forget(db: sqlite3.Connection, what: Tombstones, limit: int = -1) -> int:
+    """Drops old tombstones, the oldest first; within a transaction."""
+    name = what.collection.name
+    count, last = db.execute(
+        "SELECT count(*), max(version) FROM (SELECT version FROM homeport_tombstones"
+        " WHERE collection = ? AND version <= ? ORDER BY version LIMIT ?)",
+        (name, min(what.up_to, _LAST_VERSION), limit),
+    ).fetchone()
     if count:
-        db.execute(f"DELETE {old}", parameters)
-        _raise_floor(db, what.collection.name, last)
+        db.execute("DELETE FROM homeport_tombstones WHERE collection = ? AND version <= ?", (name, last))
+        _raise_floor(db, name, last)
     return int(count)
 
 

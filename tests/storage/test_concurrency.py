@@ -20,6 +20,7 @@ from homeport.storage import (
     Put,
     Query,
     Storage,
+    Tombstones,
     Write,
     retry,
     starts_with,
@@ -270,3 +271,18 @@ async def test_a_watch_goes_on_where_it_was_when_the_store_is_opened_again(durab
                     if change.version == version:
                         break
             assert copy == {**writers.state(KEPT), "last": again.document}
+
+
+async def test_a_purge_goes_on_between_other_commits(storage: Storage) -> None:
+    ids = [f"{n:04}" for n in range(1700)]
+    await storage.commit([Put(KEPT, id, {}) for id in ids])
+    for what in Query(KEPT), Tombstones(KEPT, 10 * len(ids)):
+        purge = asyncio.create_task(storage.purge(what))
+        left = []
+        while not purge.done():
+            await storage.commit([Put(COUNTERS, "a", {})])
+            changes = await storage.changes(KEPT, 0, 10_000)
+            left.append(sum(change.deleted == isinstance(what, Tombstones) for change in changes.changes))
+            await asyncio.sleep(0)
+        assert await purge == len(ids)
+        assert any(0 < count < len(ids) for count in left)

@@ -75,7 +75,7 @@ class DictStorage(Storage):
             self._check_unique(collection, self.shelf.records)
         for collection in collections:
             if not collection.tombstones:
-                self._forget(collection.name, self.shelf.version)
+                self._drop(collection.name, self.shelf.version)
             self.collections[collection.name] = collection
 
     async def get(self, collection: Collection, ids: Sequence[str]) -> dict[str, Record]:
@@ -145,8 +145,8 @@ class DictStorage(Storage):
         self._feed.publish(list(changes.values()), version)
         return Commit(version, tuple(versions), tuple(counts))
 
-    async def _purge_tombstones(self, what: Tombstones) -> int:
-        return self._forget(self._declared(what.collection).name, what.up_to)
+    async def _forget(self, what: Tombstones, limit: int) -> int:
+        return self._drop(self._declared(what.collection).name, what.up_to, limit)
 
     async def changes(self, collection: Collection, after: int, limit: int, *, began: int = 0) -> Changes:
         name = self._declared(collection).name
@@ -194,9 +194,10 @@ class DictStorage(Storage):
         elif change.deleted:
             self._raise_floor(change.collection, change.version)
 
-    def _forget(self, name: str, up_to: int) -> int:
-        old = {key: v for key, v in self.shelf.tombstones.items() if key[0] == name and v <= up_to}
-        for key, version in old.items():
+    def _drop(self, name: str, up_to: int, limit: int | None = None) -> int:
+        """Forgets the oldest tombstones."""
+        old = sorted((v, key) for key, v in self.shelf.tombstones.items() if key[0] == name and v <= up_to)[:limit]
+        for version, key in old:
             del self.shelf.tombstones[key]
             self._raise_floor(name, version)
         return len(old)
