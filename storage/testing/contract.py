@@ -18,7 +18,7 @@ from ..errors import Conflict
 from ..records import Change, Changes, Collection, Field, FieldType, Record
 from ..writes import Commit, Put, Write
 
-SOON = 10.0
+SOON = 60.0
 """Seconds within which what must happen has happened."""
 
 

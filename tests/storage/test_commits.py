@@ -259,7 +259,7 @@ async def test_when_it_is_stopped_nobody_is_left_waiting(disk: Disk, monkeypatch
     await disk.go(asyncio.CancelledError())
     for task in *written, *queued:
         with pytest.raises(StorageUnavailable, match="stopped"):
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, 60)
     await disk.go()
     assert (await without_room[0]).version == 1
 

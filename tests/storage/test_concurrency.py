@@ -25,6 +25,7 @@ from homeport.storage import (
     retry,
     starts_with,
 )
+from homeport.storage.testing.contract import SOON
 
 from .conftest import BackEnd
 
@@ -247,7 +248,7 @@ async def test_a_watch_tells_each_change_once_and_in_order_through_reconnects(st
 
     watchers = [asyncio.create_task(follow(seed)) for seed in range(4)]
     await writers.run()
-    for seen in await asyncio.wait_for(asyncio.gather(*watchers), 20):
+    for seen in await asyncio.wait_for(asyncio.gather(*watchers), SOON):
         assert seen == writers.history
 
 

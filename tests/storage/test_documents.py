@@ -123,10 +123,10 @@ def test_the_deepest(text: bytes) -> None:
 def test_long_digits_take_no_long_time() -> None:
     numbers = b"[%b]" % b",".join([b"9" * MAX_DIGITS] * 250)
     string = b'["%b"]' % (b"1" * (1 << 20))
-    began = time.perf_counter()
+    began = time.process_time()
     decode(numbers)
     decode(string)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 SCALARS: st.SearchStrategy[Any] = st.one_of(
