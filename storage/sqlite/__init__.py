@@ -229,18 +229,20 @@ class SqliteStorage(Storage):
             try:
                 async for chunk in _chunks(changes):
                     await self._write_hop(partial(tables.restore, changes=chunk, sqls=self._sqls))
-                self.id, self._version = await self._write_hop(self._loaded)
+                await self._write_hop(self._loaded)
             except BaseException:
                 await self._write_hop(lambda db: db.in_transaction and db.execute("ROLLBACK"))
+                self._feed.open(self._version)  # who is cancelled at the very end has loaded it all the same
                 raise
             self._feed.open(self._version)
 
-    def _loaded(self, db: sqlite3.Connection) -> tuple[str, int]:
+    def _loaded(self, db: sqlite3.Connection) -> None:
         for sql in self._sqls.values():
             tables.check_unique(db, sql)
         tables.new_identity(db)
         db.execute("COMMIT")
-        return tables.identity(db)
+        # On the writer's thread, so that whatever it does next knows, were the caller cancelled meanwhile.
+        self.id, self._version = tables.identity(db)
 
     async def ping(self) -> None:
         self._check_open()

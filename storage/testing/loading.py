@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ..base import Storage
-from ..errors import Conflict, Gone, NotEmpty
+from ..errors import Conflict, Gone, NotEmpty, StorageUnavailable
 from ..queries import Filter, Query, Tombstones
 from ..records import Change, Collection, Floor
 from ..writes import Commit, Delete
@@ -176,6 +176,31 @@ class Loading(Contract):
         assert isinstance(outcomes[0], NotEmpty | None)
         present = ids((await storage.find(Query(self.items))).records)
         assert present == ["committed"] + (["loaded"] if outcomes[0] is None else [])
+
+    async def test_a_load_that_is_cancelled_is_done_or_not(self, path: Path) -> None:
+        """Whenever it is cancelled, what is committed next takes the version that follows what is there."""
+        for turn in range(40):
+            async with self.make(path.with_name(f"{turn}")) as storage:
+                await storage.declare(*self.collections)
+                ended = asyncio.Event()
+
+                async def source(ended: asyncio.Event = ended) -> AsyncIterator[Change | Floor]:
+                    for n in range(1, 40):
+                        yield Change("items", f"{n}", n, b"{}")
+                    ended.set()
+
+                load = asyncio.create_task(storage.load(source()))
+                await ended.wait()
+                await asyncio.sleep(turn * 0.0001)
+                load.cancel()
+                await asyncio.wait([load])
+                try:
+                    version = (await put(storage, self.items, "next")).version
+                except StorageUnavailable:
+                    continue  # a store may say that it does not know
+                found = ids((await all_changes(storage, self.items)).changes)
+                assert found == [*[f"{n}" for n in range(1, version)], "next"]
+                assert version in (1, 40)
 
     async def test_who_watches_is_told_of_what_was_loaded(self, storage: Storage) -> None:
         async with watching(storage, [self.items], 0) as watcher:
