@@ -25,6 +25,8 @@ LEGACY_NAMES = {
     "PORT": ("server.port", "{}"),
     "DATABASE_PATH": ("storage.url", "sqlite:{}"),
     "ADMIN_KEY": ("server.admin_key", "{}"),
+    "CLAUDE_SYNC_API_KEY": ("apis.console_usage.api_key", "{}"),
+    "SLACK_SIGNING_SECRET": ("apis.leaderboard.slack_signing_secret", "{}"),
 }
 """The environment of existing deployments: the setting that each variable means, and what it is set to."""
 
@@ -68,6 +70,12 @@ class Secret:
     __str__ = __repr__
 
 
+class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    cert: str | None
+    key: str | None
+    min_version: Literal["1.2", "1.3"]
+
+
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
@@ -85,6 +93,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     shutdown_timeout: float
     """Seconds."""
     admin_key: Secret | None
+    tls: TlsConfig
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -102,6 +111,13 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     format: Literal["auto", "console", "json"]
 
 
+class ConsoleUsageConfig(msgspec.Struct, frozen=True, kw_only=True):
+    api_key: Secret | None
+    keep_versions: int
+    keep_days: int
+    stale_minutes: int
+
+
 class DeviceUsageConfig(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit: str
     retention_days: int
@@ -111,9 +127,17 @@ class DeviceUsageConfig(msgspec.Struct, frozen=True, kw_only=True):
     allow_networks: tuple[str, ...]
 
 
+class LeaderboardConfig(msgspec.Struct, frozen=True, kw_only=True):
+    rate_limit: str
+    public: bool | Literal["auto"]
+    slack_signing_secret: Secret | None
+
+
 class ApisConfig(msgspec.Struct, frozen=True, kw_only=True):
     enabled: frozenset[str]
+    console_usage: ConsoleUsageConfig
     device_usage: DeviceUsageConfig
+    leaderboard: LeaderboardConfig
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

@@ -94,7 +94,7 @@ def from_text(name: str, text: str) -> object:
                 return int(text)
             case "number":
                 return float(text)
-            case "boolean":
+            case "boolean" | ["boolean", "string"]:
                 return _BOOLEANS.get(text.strip().lower(), text)
             case "array":
                 return msgspec.json.decode(text)
@@ -175,7 +175,7 @@ def _expected(rule: Schema) -> str:
         form = FORMATS[rule["format"]]
         return f'{form.what} such as "{form.example}"' if form.example else form.what
     if "enum" in rule:
-        return "one of " + ", ".join(rule["enum"])
+        return "one of " + ", ".join(value if isinstance(value, str) else str(value).lower() for value in rule["enum"])
     match rule["type"]:
         case "integer":
             return f"a whole number from {rule['minimum']} to {rule['maximum']}"

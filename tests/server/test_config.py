@@ -59,7 +59,8 @@ def test_defaults_are_right() -> None:
 
 
 def test_every_secret_can_be_in_a_file() -> None:
-    assert [name for name in settings() if is_secret(name)] == ["server.admin_key"]
+    secrets = [name for name in settings() if is_secret(name)]
+    assert secrets == ["server.admin_key", "apis.console_usage.api_key", "apis.leaderboard.slack_signing_secret"]
     assert {name for name in settings() if is_secret(name) and f"{name}_file" not in settings()} == set()
 
 
@@ -259,6 +260,8 @@ def test_where_to_listen(
         ("server.shutdown_timeout", "2.5", 2.5),
         ("server.shutdown_timeout", "20", 20.0),
         *[("server.require_https", text, True) for text in ("true", "1", "yes", "on", "TRUE")],
+        ("apis.leaderboard.public", "true", True),
+        ("apis.leaderboard.public", "auto", "auto"),
         *[("server.require_https", text, False) for text in ("false", "0", "no", "off")],
         ("server.allowed_hosts", '["a.example", "b.example"]', ("a.example", "b.example")),
         ("server.trusted_proxies", "[]", ()),
@@ -294,8 +297,8 @@ def test_toml_in_other_words(toml: str) -> None:
             "[sever]\nport = 1", ["sever: unknown key; the file has server, storage, log, apis"], id="section"
         ),
         pytest.param(
-            "[apis.leaderboard]\npublic = true",
-            ["apis.leaderboard: unknown key; [apis] has enabled, device_usage"],
+            "[apis.billing]\npublic = true",
+            ["apis.billing: unknown key; [apis] has enabled, console_usage, device_usage, leaderboard"],
             id="an API that there is not",
         ),
         pytest.param(
