@@ -17,7 +17,8 @@ from aiohttp import web
 from ..storage import open_storage
 from ..storage.base import Storage
 from ..storage.remote.serving import serve_storage
-from .auth import Clients, loopback_or
+from .admin import system_api
+from .auth import Clients
 from .clock import Clock
 from .endpoint import Core
 from .hosts import Hosts
@@ -26,7 +27,6 @@ from .keys import CLOCK, CONFIG, STORAGE
 from .logs import http_log
 from .operation import Api
 from .ratelimit import Limiter
-from .request import Answer, ApiRequest
 from .routes import add_routes
 from .telemetry import Telemetry
 from .validation import Schemas
@@ -79,27 +79,10 @@ def assemble(
         limiter=Limiter(clock),
         telemetry=Telemetry(clock, config.log),
     )
-    apis = [*apis, _system(core.telemetry)]
+    apis = [system_api(core.telemetry), *apis]
     add_routes(apis, core)
     app.cleanup_ctx.append(partial(_run, apis=apis, core=core))
     return app
-
-
-def _system(telemetry: Telemetry) -> Api:
-    """What belongs to the server itself."""
-    api = Api("system")
-
-    @api.get("/metrics", auth=loopback_or(lambda config: config.server.admin_key))
-    async def metrics(_: ApiRequest) -> Answer:
-        return await asyncio.to_thread(_exposition, telemetry)
-
-    return api
-
-
-def _exposition(telemetry: Telemetry) -> Answer:
-    from .metrics import exposition  # with its library it takes a while to import
-
-    return exposition(telemetry)
 
 
 async def _run(app: web.Application, apis: Sequence[Api], core: Core) -> AsyncIterator[None]:

@@ -63,11 +63,17 @@ class Clients:
         return any(ip in proxy for proxy in self._proxies)
 
     def secure(self, request: web.Request) -> bool:
-        """Whether the client speaks HTTPS: to this server, or to a trusted proxy that says so."""
+        """Whether the client speaks HTTPS: to this server, or to a trusted proxy that says so.
+
+        Where there are several values, in one header or many, each stands for a hop, and the foremost may be forged:
+        all have to be https.
+        """
         if request.secure:
             return True
-        proto = request.headers.get("X-Forwarded-Proto", "")
-        return proto.lower() == "https" and bool(self._proxies) and self._trusted(request.remote or _UNIX)
+        if not self._proxies or not self._trusted(request.remote or _UNIX):
+            return False
+        hops = ",".join(request.headers.getall("X-Forwarded-Proto", ())).lower().split(",")
+        return all(hop.strip() == "https" for hop in hops)
 
 
 def _unmapped(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -97,13 +103,15 @@ def _describe(address: str, forwarded: bool) -> Client:
     return Client(str(ip), network, ip.is_loopback and not forwarded)
 
 
+def bearer_token(request: ApiRequest) -> str | None:
+    """The key in ``Authorization: Bearer``; None where there is none."""
+    scheme, _, credentials = request.raw.headers.get("Authorization", "").partition(" ")
+    return (credentials.strip() or None) if scheme.lower() == "bearer" else None
+
+
 def presented_key(request: ApiRequest) -> str | None:
     """The key in ``Authorization: Bearer`` or else ``X-API-Key``; None where there is none."""
-    headers = request.raw.headers
-    scheme, _, credentials = headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and credentials.strip():
-        return credentials.strip()
-    return headers.get("X-API-Key") or None
+    return bearer_token(request) or request.raw.headers.get("X-API-Key") or None
 
 
 def same_secret(presented: str | None, secret: Secret | None) -> bool:
@@ -123,6 +131,16 @@ class Auth(Protocol):
     async def __call__(self, request: ApiRequest) -> object:
         """What the handler finds as ``request.caller``."""
         ...
+
+
+def holders_of(secret: Callable[[Config], Secret | None]) -> Auth:
+    """Whoever presents a secret of the configuration; nobody, where it is not set."""
+
+    async def authenticate(request: ApiRequest) -> None:
+        if not same_secret(presented_key(request), secret(request.config)):
+            raise Unauthorized(headers={"WWW-Authenticate": "Bearer"})
+
+    return authenticate
 
 
 def loopback_or(secret: Callable[[Config], Secret | None]) -> Auth:

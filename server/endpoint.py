@@ -115,8 +115,11 @@ class Endpoint:
         if operation.auth is not None:
             if not client.loopback:
                 core.limiter.may_guess(client.network)
-            request.caller = await operation.auth(request)
-            self._count(request, self._caller_limits)
+            try:
+                request.caller = await operation.auth(request)
+            finally:
+                if request.caller_id:  # who is known counts, whether let in or not
+                    self._count(request, self._caller_limits)
 
         if self._names:
             request.path = dict(zip(self._names, raw.match_info.values(), strict=True))

@@ -63,10 +63,12 @@ FORMATS: Mapping[str, Callable[[object], bool]] = {
 
 
 class Schemas:
-    """The schemas of a folder, each known as ``homeport:<file name without .json>``; compiled when asked for."""
+    """Our schemas and those of further folders, each known as ``homeport:<file name without .json>``; compiled when
+    asked for."""
 
-    def __init__(self, folder: Path = SCHEMAS) -> None:
-        self.documents = {f"homeport:{file.stem}": decode(file.read_bytes()) for file in sorted(folder.glob("*.json"))}
+    def __init__(self, *folders: Path) -> None:
+        files = [file for folder in (SCHEMAS, *folders) for file in sorted(folder.glob("*.json"))]
+        self.documents = {f"homeport:{file.stem}": decode(file.read_bytes()) for file in files}
         self._registry = jsonschema_rs.Registry(list(self.documents.items()))
         self._checkers: dict[str, Checker] = {}
 

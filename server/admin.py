@@ -1,0 +1,90 @@
+"""What belongs to the server itself: metrics, and API keys for who administers it (contracts/README.md, "Admin")."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from ..storage.times import format_time
+from .api_keys import API_KEYS, DEFAULT_SCOPES, KEYS, SCOPES, USERS, ApiKeys, Key, NoSuchKey
+from .auth import holders_of, loopback_or
+from .keys import CLOCK, STORAGE
+from .operation import Api
+from .request import Answer, ApiRequest
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from .config import Config, Secret
+    from .telemetry import Telemetry
+
+
+def _admin_key(config: Config) -> Secret | None:
+    return config.server.admin_key
+
+
+_ADMIN = holders_of(_admin_key)
+_NO_STORE = {"Cache-Control": "no-store"}
+
+
+def system_api(telemetry: Telemetry) -> Api:
+    """The API of an application that counts in ``telemetry``; it makes the application's `ApiKeys`."""
+    api = Api("system", collections=(KEYS, USERS))
+    api.lifespan = _with_api_keys
+
+    @api.get("/metrics", auth=loopback_or(_admin_key))
+    async def metrics(_: ApiRequest) -> Answer:
+        return await asyncio.to_thread(_exposition, telemetry)
+
+    @api.get("/admin/keys", returns={200: "admin#/$defs/Keys"}, auth=_ADMIN)
+    async def list_keys(request: ApiRequest) -> Answer:
+        """By username, then the oldest first."""
+        keys = await request.app[API_KEYS].list()
+        return Answer({"keys": [describe(key) for key in keys]}, headers=_NO_STORE)
+
+    @api.post("/admin/keys", body="admin#/$defs/NewKey", returns={201: "admin#/$defs/ShownKey"}, auth=_ADMIN)
+    async def create_key(request: ApiRequest) -> Answer:
+        """A further key of a user, who may be new."""
+        wanted = request.document
+        key, text = await request.app[API_KEYS].create(wanted["username"], wanted.get("scopes", DEFAULT_SCOPES))
+        location = f"{request.config.server.base_path}/admin/keys/{key.id}"
+        return Answer(describe(key, text), 201, {"Location": location, **_NO_STORE})
+
+    @api.post("/admin/keys/{id}/rotate", returns={200: "admin#/$defs/ShownKey"}, auth=_ADMIN)
+    async def rotate_key(request: ApiRequest) -> Answer:
+        """The old text stops working as the new one begins to."""
+        key, text = await request.app[API_KEYS].rotate(request.path["id"])
+        return Answer(describe(key, text), headers=_NO_STORE)
+
+    @api.delete("/admin/keys/{id}", returns={204: None}, auth=_ADMIN)
+    async def revoke_key(request: ApiRequest) -> Answer:
+        """The key stops working at once."""
+        if not await request.app[API_KEYS].revoke(request.path["id"]):
+            raise NoSuchKey
+        return Answer(status=204, headers=_NO_STORE)
+
+    return api
+
+
+def describe(key: Key, text: str | None = None) -> dict[str, Any]:
+    """A key as it is shown, with its text where it is new."""
+    shown = {
+        "id": key.id,
+        "username": key.username,
+        "scopes": [scope for scope in SCOPES if scope in key.scopes],
+        "created_at": format_time(key.created_at),
+    }
+    return shown if text is None else {"key": text, **shown}
+
+
+async def _with_api_keys(app: web.Application) -> AsyncIterator[None]:
+    app[API_KEYS] = ApiKeys(app[STORAGE], app[CLOCK])
+    yield
+    app[API_KEYS].close()
+
+
+def _exposition(telemetry: Telemetry) -> Answer:
+    from .metrics import exposition  # with its library it takes a while to import
+
+    return exposition(telemetry)
