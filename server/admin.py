@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..storage.times import format_time
@@ -28,14 +27,17 @@ _ADMIN = holders_of(_admin_key)
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
-def system_api(telemetry: Telemetry) -> Api:
-    """The API of an application that counts in ``telemetry``; it makes the application's `ApiKeys`."""
+def system_api(telemetry: Telemetry, apis: Sequence[Api]) -> Api:
+    """The API of an application that counts in ``telemetry`` and has these others; it makes the application's
+    `ApiKeys`."""
     api = Api("system", collections=(KEYS, USERS))
     api.lifespan = _with_api_keys
 
     @api.get("/metrics", auth=loopback_or(_admin_key))
-    async def metrics(_: ApiRequest) -> Answer:
-        return await asyncio.to_thread(_exposition, telemetry)
+    async def metrics(request: ApiRequest) -> Answer:
+        from .metrics import exposition  # with its library it takes a while to import
+
+        return await exposition(telemetry, apis, request.app)
 
     @api.get("/admin/keys", returns={200: "admin#/$defs/Keys"}, auth=_ADMIN)
     async def list_keys(request: ApiRequest) -> Answer:
@@ -82,9 +84,3 @@ async def _with_api_keys(app: web.Application) -> AsyncIterator[None]:
     app[API_KEYS] = ApiKeys(app[STORAGE], app[CLOCK])
     yield
     app[API_KEYS].close()
-
-
-def _exposition(telemetry: Telemetry) -> Answer:
-    from .metrics import exposition  # with its library it takes a while to import
-
-    return exposition(telemetry)

@@ -79,7 +79,7 @@ def assemble(
         limiter=Limiter(clock),
         telemetry=Telemetry(clock, config.log),
     )
-    apis = [system_api(core.telemetry), *apis]
+    apis = [system_api(core.telemetry, apis), *apis]
     add_routes(apis, core)
     app.cleanup_ctx.append(partial(_run, apis=apis, core=core))
     return app

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
@@ -10,22 +12,28 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from ..storage.errors import StorageError
 from .request import Answer
 from .telemetry import BUCKETS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
+    from aiohttp import web
     from prometheus_client.metrics_core import Metric
 
+    from .operation import Api
     from .telemetry import Telemetry
 
+log = logging.getLogger(__name__)
 
-class _HttpMetrics(Collector):
-    """The meters of an application, as they stand."""
 
-    def __init__(self, telemetry: Telemetry) -> None:
+class _Metrics(Collector):
+    """The meters of an application, as they stand, and what its APIs told."""
+
+    def __init__(self, telemetry: Telemetry, further: Iterable[Metric]) -> None:
         self._telemetry = telemetry
+        self._further = further
 
     def collect(self) -> Iterator[Metric]:
         requests = CounterMetricFamily("homeport_http_requests", "Requests answered.", labels=["operation", "status"])
@@ -43,15 +51,19 @@ class _HttpMetrics(Collector):
         yield CounterMetricFamily(
             "homeport_log_lines_dropped", "Log lines that found no room.", value=self._telemetry.dropped_lines
         )
+        yield from self._further
 
 
-def registry_of(telemetry: Telemetry) -> CollectorRegistry:
-    """A registry with the metrics of an application."""
+async def exposition(telemetry: Telemetry, apis: Iterable[Api], app: web.Application) -> Answer:
+    """All metrics, in Prometheus' text format. Those of an API whose store does not answer are left out."""
+    further: list[Metric] = []
+    for api in apis:
+        if api.metrics is not None:
+            try:
+                further += await api.metrics(app)
+            except StorageError as error:
+                log.warning("metrics of %s are left out: %s", api.name, error)
     registry = CollectorRegistry()
-    registry.register(_HttpMetrics(telemetry))
-    return registry
-
-
-def exposition(telemetry: Telemetry) -> Answer:
-    """All metrics, in Prometheus' text format. For a thread: there may be many."""
-    return Answer(generate_latest(telemetry.registry), content_type=CONTENT_TYPE_PLAIN_0_0_4)
+    registry.register(_Metrics(telemetry, further))
+    text = await asyncio.to_thread(generate_latest, registry)  # there may be many
+    return Answer(text, content_type=CONTENT_TYPE_PLAIN_0_0_4)

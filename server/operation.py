@@ -14,6 +14,7 @@ from .errors import Envelope, problem_details
 
 if TYPE_CHECKING:
     from aiohttp import web
+    from prometheus_client.metrics_core import Metric
 
     from ..storage.records import Collection
     from .auth import Auth
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 Handler = Callable[["ApiRequest"], Awaitable[Any]]
 """Answers a request: an `Answer`, a response that it streamed itself, or anything else as a JSON document with 200."""
 Lifespan = Callable[["web.Application"], AsyncIterator[None]]
+Metrics = Callable[["web.Application"], Awaitable["list[Metric]"]]
 
 JSON = ("application/json",)
 
@@ -75,7 +77,8 @@ class Api:
     """A set of operations with one envelope, and what they need to run.
 
     ``collections`` are declared to the store before the first request. ``jobs`` run while the server does.
-    ``lifespan``, if set, is entered when the store is open and left before it closes.
+    ``lifespan``, if set, is entered when the store is open and left before it closes. ``metrics``, if set, tells what
+    `GET /metrics` shows besides what it shows of every operation.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Api:
         self.operations: list[Operation] = []
         self.jobs: list[Job] = []
         self.lifespan: Lifespan | None = None
+        self.metrics: Metrics | None = None
 
     def get(self, path: str, **declaration: Unpack[Declaration]) -> Callable[[Handler], Handler]:
         """Also answers HEAD."""

@@ -5,15 +5,12 @@ from __future__ import annotations
 import secrets
 import sys
 from bisect import bisect_left
-from functools import cached_property
 from itertools import count
 from typing import TYPE_CHECKING
 
 from .logs import LineWriter
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
-
     from .clock import Clock
     from .config import LogConfig
     from .request import ApiRequest
@@ -91,13 +88,6 @@ class Telemetry:
                 "requestId": request.id,
             }
         )
-
-    @cached_property
-    def registry(self) -> CollectorRegistry:
-        """The metrics, and where an API registers its own. The library is imported when it is first asked for."""
-        from .metrics import registry_of
-
-        return registry_of(self)
 
     @property
     def dropped_lines(self) -> int:

@@ -1,0 +1,55 @@
+"""The leaderboard: clients upload daily usage, the server ranks its users (contracts/leaderboard.md)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from ...errors import NotFound
+from ...request import ApiRequest
+from . import syncing  # noqa: F401  # declares its operations
+from .api import api, reader
+from .board import Ranking, leaderboard, profile
+from .periods import today
+from .statistics import STATISTICS, Statistics
+
+if TYPE_CHECKING:
+    from aiohttp import web
+    from prometheus_client.metrics_core import Metric
+
+__all__ = ["api"]
+
+
+@api.get(
+    "/v1/leaderboard",
+    query="leaderboard#/$defs/LeaderboardQuery",
+    returns={200: "leaderboard#/$defs/LeaderboardResponse"},
+    auth=reader,
+)
+async def show_leaderboard(request: ApiRequest) -> dict[str, Any]:
+    """Users by what they used in a period, most first."""
+    query = request.query
+    ranking = Ranking(query["period"], query["metric"], query.get("date") or today(request.now))
+    return await leaderboard(request.storage, ranking, query["limit"], query["offset"])
+
+
+@api.get("/v1/user/{username}", returns={200: "leaderboard#/$defs/UserResponse"}, auth=reader)
+async def show_user(request: ApiRequest) -> dict[str, Any]:
+    """A user's sums and newest days."""
+    found = await profile(request.storage, request.path["username"])
+    if found is None:
+        raise NotFound("No data found for this user")
+    return found
+
+
+async def _lifespan(app: web.Application) -> AsyncIterator[None]:
+    app[STATISTICS] = Statistics(app)
+    yield
+
+
+async def _metrics(app: web.Application) -> list[Metric]:
+    return await app[STATISTICS].metrics()
+
+
+api.lifespan = _lifespan
+api.metrics = _metrics
