@@ -10,7 +10,7 @@ from ...errors import ApiError, InvalidBody, RateLimited
 from ...operation import Api
 from ...ratelimit import per_caller
 from ...request import Answer, ApiRequest
-from .ledger import DAYS, TOTALS, USERS
+from .documents import DAYS, TOTALS, USERS
 
 if TYPE_CHECKING:
     from ...config import Config

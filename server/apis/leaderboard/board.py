@@ -11,7 +11,7 @@ import msgspec
 
 from ....storage import Query, Record, Storage
 from ....storage.times import format_time, parse_time
-from .ledger import DAYS, TOTALS, day_id, of_user, ranked
+from .documents import DAYS, TOTALS, day_id, in_period, of_user
 from .periods import ALL_TIME, Period, label
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ async def leaderboard(storage: Storage, ranking: Ranking, limit: int, offset: in
         storage.find(
             Query(
                 collection,
-                ranked(field, period_label).where,
+                in_period(field, period_label),
                 (f"-{field}",),
                 limit,
                 offset=offset,
@@ -73,7 +73,7 @@ async def leaderboard(storage: Storage, ranking: Ranking, limit: int, offset: in
                 rank=True,
             )
         ),
-        storage.find(Query(collection, ranked("byArrival", period_label).where, ("-byArrival",), 1)),
+        storage.find(Query(collection, in_period("byArrival", period_label), ("-byArrival",), 1)),
     )
     entries: list[dict[str, Any]] = []
     rank, last = page.rank or 0, None

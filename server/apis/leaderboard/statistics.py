@@ -14,7 +14,7 @@ from ....storage import Filter, Query
 from ....storage.times import DAY, MINUTE
 from ...keys import CLOCK, STORAGE
 from .board import Ranking, leaderboard
-from .ledger import TOTALS, USERS, ranked
+from .documents import TOTALS, USERS, in_period
 from .periods import ALL_TIME, today
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Statistics:
             days: Counter[str] = Counter()
             after = None
             while True:
-                where = ranked("byCost", ALL_TIME).where
+                where = in_period("byCost", ALL_TIME)
                 page = await storage.find(Query(TOTALS, where, ("byCost",), _PAGE, after))
                 for record in page.records:
                     days.update(_read(record.document).models)

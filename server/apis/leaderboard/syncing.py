@@ -13,7 +13,8 @@ from ...errors import Forbidden, InvalidBody, Problem
 from ...request import Answer, ApiRequest
 from .api import PER_KEY, api
 from .board import dollars
-from .ledger import USERS, Entry, Ledger
+from .documents import USERS
+from .ledger import Entry, Ledger
 from .periods import latest_day
 from .statistics import STATISTICS
 
