@@ -54,6 +54,7 @@ _PREFIX = "ccusage_live_"
 _BYTES, _LOOKUP, _SECRET = 45, 16, 44  # bytes in all, and the characters of their parts
 _LENGTH = len(_PREFIX) + _LOOKUP + _SECRET
 _FORM = re.compile(f"{_PREFIX}([A-Za-z0-9_-]{{{_LOOKUP}}})([A-Za-z0-9_-]{{{_SECRET}}})")
+_ID = re.compile(r"[0-9a-f]{16}")
 _PAGE = 500
 
 
@@ -159,6 +160,8 @@ class ApiKeys:
 
     async def rotate(self, key_id: str) -> tuple[Key, str]:
         """Gives a key a new text; from the same commit on the old one is refused. Raises `NoSuchKey`."""
+        if not _ID.fullmatch(key_id):
+            raise NoSuchKey
         return await self._rotate(Filter("key", "==", key_id))
 
     async def rotate_user(self, username: str) -> tuple[Key, str]:
@@ -166,10 +169,14 @@ class ApiKeys:
 
         From the same commit on the old ones are refused. Raises `NoSuchKey` where the user has none.
         """
+        if not USERNAME.fullmatch(username):
+            raise NoSuchKey
         return await self._rotate(Filter("username", "==", username))
 
     async def revoke(self, key_id: str) -> bool:
         """Removes a key, which is refused from then on; False where there is none."""
+        if not _ID.fullmatch(key_id):
+            return False
         query = Query(KEYS, (Filter("key", "==", key_id),))
         return bool((await self._storage.commit([DeleteWhere(query)])).counts[0])
 
@@ -240,7 +247,8 @@ class ApiKeys:
             "identity": identity,
         }
         gone = [Delete(KEYS, record.id, record.version) for record in old]
-        commit = await self._storage.commit([*also, *gone, put := Put(KEYS, text.id, document, ABSENT)])
+        put = Put(KEYS, text.id, document, ABSENT)
+        commit = await self._storage.commit([*also, *gone, put])
         return _key(Record(text.id, commit.versions[-1], put.document))
 
 

@@ -10,6 +10,7 @@ import click
 
 from ... import __version__
 from .check import check
+from .keys import keys
 from .options import help_option
 from .serve import serve
 from .users import users
@@ -73,6 +74,7 @@ def example_config() -> None:
 
 cli.add_command(serve)
 cli.add_command(check)
+cli.add_command(keys)
 cli.add_command(users)
 
 
