@@ -1,0 +1,54 @@
+"""What console usage's scrapers send, and how its tests read what widgets get."""
+
+import copy
+from typing import Any
+
+from .conftest import Answer, Client
+
+PATH = "/api/claude/console-usage"
+NOW = "2026-01-25T03:20:41Z"
+"""Three minutes after the contract's snapshot."""
+KEY = "correct horse battery staple"
+PARTIAL = {"isPartial": True, "extractionErrors": {"currentSession": "selector not found"}}
+
+_SNAPSHOT = {
+    "currentSession": {"resetsIn": "2 hr 42 min", "percentageUsed": 47},
+    "weeklyLimits": {
+        "allModels": {"resetsIn": "Thu 7:00 AM", "percentageUsed": 31},
+        "sonnetOnly": {"resetsIn": "Sat 12:00 PM", "percentageUsed": 10},
+    },
+    "lastUpdated": "2026-01-25T03:17:41Z",
+    "isPartial": False,
+    "extractionErrors": {},
+}
+
+
+def snapshot(**changes: Any) -> dict[str, Any]:
+    """The contract's snapshot; ``changes`` are members, or, as ``currentSession__resetsIn``, theirs. With ``...`` a
+    member is left out."""
+    body: dict[str, Any] = copy.deepcopy(_SNAPSHOT)
+    for name, value in changes.items():
+        *outer, last = name.split("__")
+        place = body
+        for step in outer:
+            place = place[step]
+        if value is ...:
+            del place[last]
+        else:
+            place[last] = value
+    return body
+
+
+async def post(client: Client, body: Any = None, **request: Any) -> Answer:
+    """Posts a snapshot, `snapshot()` if none is given."""
+    return await client("POST", PATH, json=snapshot() if body is None else body, **request)
+
+
+async def get(client: Client, query: str = "", **request: Any) -> Answer:
+    return await client.get(PATH + query, **request)
+
+
+async def posted(client: Client, **changes: Any) -> None:
+    """Posts a snapshot, which is accepted."""
+    answer = await post(client, snapshot(**changes))
+    assert answer.status == 200, answer.content
