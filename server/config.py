@@ -72,6 +72,7 @@ class Secret:
 
 class TlsConfig(msgspec.Struct, frozen=True, kw_only=True):
     cert: str | None
+    """An absolute path, like ``key``; both are set, or none."""
     key: str | None
     min_version: Literal["1.2", "1.3"]
 
@@ -320,13 +321,24 @@ def _settle(values: Table, environ: Mapping[str, str], wrong: list[str]) -> None
         values["storage.url"] = f"{backend}:"
     if backend in _DEFAULT_STORE:
         place = Path(path or _data_folder(environ) / _DEFAULT_STORE[backend])
-        try:
-            values["storage.url"] = f"{backend}:{place.expanduser().absolute()}"
-        except RuntimeError:  # pathlib's, about ~
-            wrong.append(f"storage: {place} is in no home folder that is known; give an absolute path")
+        values["storage.url"] = f"{backend}:{_absolute('storage', place, wrong)}"
+    for name, other in (("server.tls.cert", "server.tls.key"), ("server.tls.key", "server.tls.cert")):
+        if values[name]:
+            values[name] = _absolute(name, Path(values[name]), wrong)
+        elif values[other]:
+            wrong.append(f"{name}: is not set, but {other} is; HTTPS needs both")
     for name, rule in settings().items():
         if values[name] == "" == rule["default"]:
             values[name] = None
+
+
+def _absolute(setting: str, path: Path, wrong: list[str]) -> str:
+    """A path wherever the server is started from, with ~ replaced."""
+    try:
+        return str(path.expanduser().absolute())
+    except RuntimeError:  # pathlib's, about ~
+        wrong.append(f"{setting}: {path} is in no home folder that is known; give an absolute path")
+        return str(path)
 
 
 def _data_folder(environ: Mapping[str, str]) -> Path:

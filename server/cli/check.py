@@ -44,6 +44,7 @@ def _check(config_file: str | None, storage: str | None) -> list[Finding]:
         Finding("ok", "configuration", source),
         findings.store(config),
         *findings.exposure(config),
+        *findings.https(config),
         *findings.credentials(config),
         *found,
     ]

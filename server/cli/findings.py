@@ -6,9 +6,10 @@ import asyncio
 import os
 import platform
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -16,13 +17,17 @@ from ...storage import StorageDamaged, StorageError, StorageLocked, StorageUnava
 from ...storage.lockfile import StoreLock
 from ...storage.remote import RemoteStorage
 from ...storage.sqlite.tables import MIGRATIONS
+from ..tls import Tls, TlsError
 
 if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
     from ...storage import Storage
-    from ..config import Config
+    from ..config import Config, TlsConfig
 
 _SAFE_SQLITE = (3, 51, 3)
 _RELEASED = datetime(2025, 12, 1, tzinfo=UTC)
+_RENEW_BEFORE = timedelta(days=14)
 _SHORTEST_KEY = 16
 _PATIENCE = 5.0
 """Seconds that a running server may take to answer."""
@@ -77,6 +82,47 @@ def exposure(config: Config) -> Iterator[Finding]:
         )
 
 
+def https(config: Config) -> Iterator[Finding]:
+    """Whether the server's certificate is good, and whether HTTPS can be had where it is required."""
+    server = config.server
+    if server.require_https and server.tls.cert is None and not server.trusted_proxies:
+        yield Finding(
+            "warning",
+            "require_https",
+            "every request is refused (403): nothing here speaks HTTPS",
+            "set server.tls.cert and server.tls.key, or server.trusted_proxies to the proxy that does",
+        )
+    try:
+        tls = Tls.of(server.tls)
+    except TlsError as error:
+        yield from (Finding("fatal", "tls", problem) for problem in error.problems)
+        return
+    if tls is not None:
+        yield _certificate(tls.certificate, server.tls)
+        if Path(server.tls.key or "").stat().st_mode & stat.S_IROTH:
+            yield Finding(
+                "warning", "tls", f"every user can read {server.tls.key}", "chmod 600, with the server as owner"
+            )
+
+
+def _certificate(certificate: Certificate, tls: TlsConfig) -> Finding:
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    now = datetime.now(UTC)
+    renew = f"put another in {tls.cert}, its key in {tls.key}, and send SIGHUP"
+    if now < begin:
+        return Finding(
+            "warning",
+            "tls",
+            f"the certificate is good only from {begin:%Y-%m-%d %H:%M} UTC on",
+            "wait, or set the clock",
+        )
+    if end < now:
+        return Finding("warning", "tls", f"the certificate expired on {end:%Y-%m-%d}: clients refuse it", renew)
+    if end < now + _RENEW_BEFORE:
+        return Finding("warning", "tls", f"the certificate expires on {end:%Y-%m-%d}", renew)
+    return Finding("ok", "tls", f"{tls.min_version} or later; the certificate is good until {end:%Y-%m-%d}")
+
+
 def credentials(config: Config) -> Iterator[Finding]:
     """Which API is on, and whether it has the keys that it needs."""
     key = config.server.admin_key
@@ -103,6 +149,17 @@ def credentials(config: Config) -> Iterator[Finding]:
             yield Finding("ok", name, "off")
 
 
+def _console_usage(config: Config) -> Finding:
+    if config.apis.console_usage.api_key is not None:
+        return Finding("ok", "console_usage", "on; CLAUDE_SYNC_API_KEY: set")
+    return Finding(
+        "warning",
+        "console_usage",
+        f"on; CLAUDE_SYNC_API_KEY is not set: {'nobody' if config.exposed else 'only this machine'} may post",
+        "set CLAUDE_SYNC_API_KEY, or apis.console_usage.api_key_file, to a long random text (openssl rand -hex 32)",
+    )
+
+
 def _device_usage(config: Config) -> Finding:
     api = config.apis.device_usage
     if config.exposed and api.registration == "open" and not api.allow_networks:
@@ -116,7 +173,19 @@ def _device_usage(config: Config) -> Finding:
     return Finding("ok", "device_usage", f"on; {who}")
 
 
-_APIS: dict[str, Callable[[Config], Finding]] = {"device_usage": _device_usage}
+def _leaderboard(config: Config) -> Finding:
+    api = config.apis.leaderboard
+    public = not config.exposed if api.public == "auto" else api.public
+    who = "anybody may read" if public else "reading takes a key with the scope read"
+    slack = "off: apis.leaderboard.slack_signing_secret is not set" if api.slack_signing_secret is None else "on"
+    return Finding("ok", "leaderboard", f"on; {who}; Slack's /apikey is {slack}")
+
+
+_APIS: dict[str, Callable[[Config], Finding]] = {
+    "console_usage": _console_usage,
+    "device_usage": _device_usage,
+    "leaderboard": _leaderboard,
+}
 
 
 def store(config: Config) -> Finding:

@@ -13,7 +13,7 @@ import socket
 import threading
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -21,8 +21,10 @@ from ... import __version__
 from ...storage import StorageError
 from ..formats import Address, format_address
 from ..settings import from_text
-from .findings import credentials, exposure
+from ..tls import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, Tls, TlsError
+from .findings import credentials, exposure, https
 from .options import (
+    BadConfig,
     Failure,
     config_option,
     configuration,
@@ -47,6 +49,8 @@ _CURES = {
     errno.EACCES: "; ports below 1024 are root's, and a socket needs a folder that this user may write",
     errno.EADDRNOTAVAIL: "; this machine does not have that address",
 }
+_BACKLOG = 128
+"""Connections that wait to be accepted."""
 _POLL_SECONDS = 0.01
 _ARRIVE = 0.4
 """The part of the shutdown timeout in which bodies that are on their way may arrive."""
@@ -86,6 +90,10 @@ def serve(
         log__format=log_format,
     )
     store(config)  # bad configuration is told before anything is started
+    try:
+        tls = Tls.of(config.server.tls)
+    except TlsError as error:
+        raise BadConfig(error.problems) from None
 
     import uvloop  # heavy, like the application: not for `homeport --help`
 
@@ -94,12 +102,12 @@ def serve(
     configure_logging(config.log)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config, ready_file))
+            runner.run(_serve(config, tls, ready_file))
     except StorageError as error:
         raise Failure(str(error)) from None
 
 
-async def _serve(config: Config, ready_file: Path | None) -> None:
+async def _serve(config: Config, tls: Tls | None, ready_file: Path | None) -> None:
     from aiohttp import web
 
     from ..app import create_app
@@ -109,9 +117,11 @@ async def _serve(config: Config, ready_file: Path | None) -> None:
     runner = web.AppRunner(create_app(config), shutdown_timeout=timeout * _ANSWER)
     if ready_file is not None:
         _write(ready_file, None)  # an earlier server's: whoever waits for it must not read that
+    reloading = asyncio.create_task(_reload_on_hangup(tls))
     try:
         await runner.setup()
-        async with _listening(runner, config.server.addresses) as urls:
+        assert runner.server is not None
+        async with _listening(runner.server, config.server.addresses, tls) as urls:
             _summarize(config, urls)
             url = urls[0] + config.server.base_path
             _collect_seldom()
@@ -119,9 +129,10 @@ async def _serve(config: Config, ready_file: Path | None) -> None:
                 _write(ready_file, url)
             click.echo(f"homeport {__version__} ready on {url}")
             await stopping.wait()
-            await _drain(runner, timeout * _ARRIVE)
+        await _drain(runner.server, timeout * _ARRIVE)
     finally:
         await runner.cleanup()
+        reloading.cancel()
     log.info("stopped")
 
 
@@ -154,17 +165,36 @@ def _stopped_by_signals(timeout: float) -> asyncio.Event:
     return stopping
 
 
-async def _drain(runner: web.AppRunner, seconds: float) -> None:
-    """Takes no more connections, and waits for the bodies that are on their way.
+async def _reload_on_hangup(tls: Tls | None) -> None:
+    """Reads certificate and key again at each SIGHUP."""
+    hangup = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hangup.set)
+    while True:
+        await hangup.wait()
+        hangup.clear()
+        if tls is None:
+            log.info("SIGHUP: there is no certificate to read again")
+            continue
+        try:
+            await asyncio.to_thread(tls.reload)
+        except TlsError as error:
+            log.error("SIGHUP: the old certificate stays: %s", error)
+        else:
+            log.info(
+                "SIGHUP: new connections get the certificate that is good until %s",
+                tls.certificate.not_valid_after_utc.date(),
+            )
+
+
+async def _drain(server: web.Server, seconds: float) -> None:
+    """Waits for the bodies that are on their way.
 
     Once its own stop has begun, aiohttp drops whatever a client sends, the rest of a body too.
     """
-    for site in runner.sites:
-        await site.stop()
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             # Nothing tells when a body is whole.
-            while runner.server is not None and any(map(_receives, runner.server.connections)):  # noqa: ASYNC110
+            while any(map(_receives, server.connections)):  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_SECONDS)
 
 
@@ -179,23 +209,34 @@ def _give_up(why: str) -> NoReturn:
 
 
 @asynccontextmanager
-async def _listening(runner: web.AppRunner, addresses: Iterable[Address]) -> AsyncIterator[list[str]]:
-    """Listens on all addresses, and gives their URLs."""
-    from aiohttp import web
-
-    sockets = []
+async def _listening(handler: web.Server, addresses: Iterable[Address], tls: Tls | None) -> AsyncIterator[list[str]]:
+    """Listens on all addresses, with TLS on those of TCP, and gives their URLs."""
+    loop = asyncio.get_running_loop()
+    secure: dict[str, Any] = {}  # aiohttp's sites do not take the timeouts
+    if tls is not None:
+        secure = {
+            "ssl": tls.context,
+            "ssl_handshake_timeout": HANDSHAKE_SECONDS,
+            "ssl_shutdown_timeout": SHUTDOWN_SECONDS,
+        }
+    servers = []
+    socket_files = []
     try:
         for address in addresses:
             with _explained(address):
                 if address.port is None:
                     _refuse_if_taken(address.host)
-                    sockets.append(Path(address.host))
-                    await web.UnixSite(runner, address.host).start()
+                    socket_files.append(Path(address.host))
+                    servers.append(await loop.create_unix_server(handler, address.host, backlog=_BACKLOG))
                 else:
-                    await web.TCPSite(runner, address.host, address.port).start()
-        yield [_url(name) for name in runner.addresses]
+                    server = await loop.create_server(handler, address.host, address.port, backlog=_BACKLOG, **secure)
+                    servers.append(server)
+        scheme = "http" if tls is None else "https"
+        yield [_url(scheme, socket.getsockname()) for server in servers for socket in server.sockets]
     finally:
-        for socket_file in sockets:
+        for server in servers:
+            server.close()
+        for socket_file in socket_files:
             socket_file.unlink(missing_ok=True)
 
 
@@ -216,20 +257,20 @@ def _refuse_if_taken(path: str) -> None:
             raise OSError(errno.EADDRINUSE, "Address already in use")
 
 
-def _url(name: str | tuple[str, int]) -> str:
+def _url(scheme: str, name: str | tuple[str, int]) -> str:
     """The URL of a socket by its name; of one that listens everywhere, that on this machine."""
     if isinstance(name, str):
         return f"unix:{name}"
     host, port = name[:2]
     if ipaddress.ip_address(host).is_unspecified:
         host = "::1" if ":" in host else "127.0.0.1"
-    return f"http://{format_address(Address(host, port))}"
+    return f"{scheme}://{format_address(Address(host, port))}"
 
 
 def _summarize(config: Config, urls: list[str]) -> None:
     log.info("homeport %s, configuration: %s", __version__, config.file or "defaults, environment and arguments")
     log.info("data: %s", config.storage.url)
-    for finding in (*exposure(config), *credentials(config)):
+    for finding in (*exposure(config), *https(config), *credentials(config)):
         level = logging.WARNING if finding.level == "warning" else logging.INFO
         log.log(level, "%s: %s%s", finding.subject, finding.message, f"; {finding.cure}" if finding.cure else "")
     log.info("listening on %s", ", ".join(urls))
