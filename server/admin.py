@@ -81,6 +81,8 @@ def describe(key: Key, text: str | None = None) -> dict[str, Any]:
 
 
 async def _with_api_keys(app: web.Application) -> AsyncIterator[None]:
-    app[API_KEYS] = ApiKeys(app[STORAGE], app[CLOCK])
-    yield
-    app[API_KEYS].close()
+    keys = app[API_KEYS] = ApiKeys(app[STORAGE], app[CLOCK])
+    try:
+        yield
+    finally:
+        keys.close()

@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from hashlib import blake2b, sha256
+from hashlib import sha256
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from aiohttp import web
 
 from ..storage import ABSENT, Collection, Delete, DeleteWhere, Field, Filter, Put, Query, Record, Write, retry
-from ..storage.times import MINUTE, format_time, parse_time
+from ..storage.times import format_time, parse_time
 from .auth import bearer_token
 from .bcrypt_pool import BcryptPool
 from .errors import ApiError, BadRequest, Forbidden, NotFound, Unauthorized
+from .remembered import Remembered
 
 if TYPE_CHECKING:
     from ..storage import Storage
@@ -47,9 +47,6 @@ SCOPES = ("sync", "read", "collections:read", "collections:write")
 DEFAULT_SCOPES = ("sync", "read")
 USERNAME = re.compile(r"[A-Za-z0-9_-]{3,50}")
 
-MAX_REMEMBERED = 10_000
-"""Verified keys that are remembered; some 500 bytes each."""
-REMEMBERED_FOR = 5 * MINUTE
 _PREFIX = "ccusage_live_"
 _BYTES, _LOOKUP, _SECRET = 45, 16, 44  # bytes in all, and the characters of their parts
 _LENGTH = len(_PREFIX) + _LOOKUP + _SECRET
@@ -98,8 +95,7 @@ class ApiKeys:
         self._storage = storage
         self._clock = clock
         self._bcrypt = BcryptPool()
-        self._verified: OrderedDict[bytes, _Verified] = OrderedDict()
-        self._pepper = secrets.token_bytes(32)
+        self._verified: Remembered[tuple[int, Key]] = Remembered(clock)  # with the version of its record
 
     def close(self) -> None:
         """Ends its threads."""
@@ -188,19 +184,15 @@ class ApiKeys:
         record = await self._record(id)
         if record is None:
             return None
-        digest = blake2b(presented.encode(), key=self._pepper).digest()
-        known = self._verified.get(digest)
-        if known is not None and known.version == record.version and known.until > self._clock.now():
-            self._verified.move_to_end(digest)
-            return known.key
+        version, key = self._verified.get(presented) or (ABSENT, None)
+        if version == record.version:
+            return key
         if not await self._bcrypt.check(secret, record.decode()["hash"]):
             return None
         if await self._record(id) != record:  # revoked meanwhile
             return None
         key = _key(record)
-        self._verified[digest] = _Verified(key, record.version, self._clock.now() + REMEMBERED_FOR)
-        if len(self._verified) > MAX_REMEMBERED:
-            self._verified.popitem(last=False)
+        self._verified.put(presented, (record.version, key))
         return key
 
     async def _record(self, id: str) -> Record | None:
@@ -258,14 +250,6 @@ class _Text(NamedTuple):
     whole: str
     id: str
     hash: str
-
-
-class _Verified(NamedTuple):
-    """``version``: of the key's record; ``until``: microseconds since the epoch."""
-
-    key: Key
-    version: int
-    until: int
 
 
 API_KEYS = web.AppKey("api_keys", ApiKeys)

@@ -123,7 +123,8 @@ def same_secret(presented: str | None, secret: Secret | None) -> bool:
 
 
 class Auth(Protocol):
-    """Who may call an operation. Called once a request; may set ``username`` and ``caller_id`` on it.
+    """Who may call an operation. Called once a request; may set ``username`` and ``caller_id`` on it. A request with a
+    ``caller_id`` counts for the caller's limits, also where it is refused.
 
     Raises `Unauthorized` or `Forbidden`.
     """

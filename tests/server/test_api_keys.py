@@ -16,11 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homeport.server import api_keys, bcrypt_pool
+from homeport.server import bcrypt_pool, remembered
 from homeport.server.api_keys import (
     API_KEYS,
     KEYS,
-    REMEMBERED_FOR,
     SCOPES,
     USERS,
     ApiKeys,
@@ -35,6 +34,7 @@ from homeport.server.clock import MovableClock
 from homeport.server.errors import ServiceUnavailable
 from homeport.server.operation import Api
 from homeport.server.ratelimit import per_caller
+from homeport.server.remembered import REMEMBERED_FOR
 from homeport.server.request import ApiRequest
 from homeport.storage import Query, Storage, make_storage
 from homeport.storage.memory import MemoryStorage
@@ -205,6 +205,18 @@ async def test_names_that_differ_only_in_case(keys: ApiKeys) -> None:
     assert (await keys.create("Alice"))[0].username == "Alice"
 
 
+async def test_a_name_is_issued_or_made(keys: ApiKeys) -> None:
+    """Whichever comes first; who comes second by Slack is refused."""
+    for number in range(8):
+        name = f"name-{number}"
+        made, issued = await asyncio.gather(
+            keys.create(name), keys.issue(name, f"slack:T1/U{number}"), return_exceptions=True
+        )
+        assert not isinstance(made, BaseException)
+        assert isinstance(issued, UsernameTaken) or await keys.verify(issued[1])
+        assert await keys.verify(made[1]) == made[0]
+
+
 async def test_two_servers_do_not_both_give_out_a_name(tmp_path: Path, clock: MovableClock) -> None:
     path = tmp_path / "store"
     async with AsyncExitStack() as stack:
@@ -317,7 +329,7 @@ async def test_for_a_bounded_time(keys: ApiKeys, checks: Checks, clock: MovableC
 
 async def test_in_bounded_memory(keys: ApiKeys, checks: Checks, monkeypatch: pytest.MonkeyPatch) -> None:
     """The key that was not presented for longest is forgotten."""
-    monkeypatch.setattr(api_keys, "MAX_REMEMBERED", 2)
+    monkeypatch.setattr(remembered, "MAX_REMEMBERED", 2)
     one, two, three = [(await keys.create("alice"))[1] for _ in range(3)]
     for text, count in [(one, 1), (two, 2), (one, 2), (three, 3), (one, 3), (three, 3), (two, 4), (one, 5)]:
         assert await keys.verify(text) is not None
@@ -595,6 +607,14 @@ async def test_nothing_else_does(served: Served, headers: dict[str, str]) -> Non
     assert (answer.status, answer.json["detail"]) == (401, "Invalid or missing API key")
     assert answer.headers["WWW-Authenticate"] == "Bearer"
     assert "X-RateLimit-Limit" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "value", [b"Bearer \xff\xfe", b"Bearer ccusage_live_" + b"\xff" * 60, b"\xc3\x28", b"Bearer \t"]
+)
+async def test_bytes_that_are_no_text(served: Served, value: bytes) -> None:
+    head = b"GET /any HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: " + value + b"\r\n\r\n"
+    assert (await served.raw(head)).startswith(b"HTTP/1.1 401 ")
 
 
 async def test_a_wrong_secret_is_answered_as_an_unknown_key(served: Served) -> None:
