@@ -116,7 +116,7 @@ def compare(
     with contextlib.ExitStack() as stack:
         running_on: dict[str, tuple[int, int]] = {}
         for name, command in servers.items():
-            port = _free_port()
+            port = free_port()
             running_on[name] = port, stack.enter_context(running([*command, str(port)], port))
             measured[name] = [load(*running_on[name], path, body, 1)]
         for _ in range(rounds):
@@ -139,7 +139,7 @@ def report(measured: Mapping[str, Sequence[Figures]], yardstick: str) -> None:
         )
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -10,21 +10,24 @@ import click
 from . import findings
 from .findings import Finding
 from .options import BadConfig, config_option, configuration, help_option, json_option, storage_option
+from .totals import totals
 
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "fatal": "red"}
 
 
 @click.command(
-    epilog="\b\nExamples:\n  homeport check\n  homeport check --config /etc/homeport.toml --json\n\n"
+    epilog="\b\nExamples:\n  homeport check\n  homeport check --config /etc/homeport.toml --json\n"
+    "  homeport check --repair-totals\n\n"
     "Exits 1 where a finding is fatal."
 )
 @config_option
 @storage_option
+@click.option("--repair-totals", is_flag=True, help="Rebuild the leaderboard's totals from its entries.")
 @json_option
 @help_option
-def check(config_file: str | None, storage: str | None, as_json: bool) -> None:
-    """Look for what stands in the way, and name its cure."""
-    found = _check(config_file, storage)
+def check(config_file: str | None, storage: str | None, repair_totals: bool, as_json: bool) -> None:
+    """Look for what stands in the way, and name its cure; on a running server's store too."""
+    found = _check(config_file, storage, repair_totals)
     fatal = any(finding.level == "fatal" for finding in found)
     if as_json:
         click.echo(json.dumps({"fatal": fatal, "findings": [finding._asdict() for finding in found]}, indent=2))
@@ -33,16 +36,21 @@ def check(config_file: str | None, storage: str | None, as_json: bool) -> None:
     raise click.exceptions.Exit(1 if fatal else 0)
 
 
-def _check(config_file: str | None, storage: str | None) -> list[Finding]:
+def _check(config_file: str | None, storage: str | None, repair_totals: bool) -> list[Finding]:
     found = [*findings.runtime(), *findings.clock()]
     try:
         config = configuration(config_file, storage__url=storage)
     except BadConfig as error:
         return [*(Finding("fatal", "configuration", problem) for problem in error.problems), *found]
     source = config.file or "defaults, environment and arguments"
+    store = findings.store(config)
+    audit = None
+    if store.level == "ok" and "leaderboard" in config.apis.enabled:
+        audit = totals(config, repair=repair_totals)
     return [
         Finding("ok", "configuration", source),
-        findings.store(config),
+        store,
+        *([audit] if audit else []),
         *findings.exposure(config),
         *findings.https(config),
         *findings.credentials(config),

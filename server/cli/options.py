@@ -44,8 +44,9 @@ def setting_option(flag: str, name: str, metavar: str, text: str) -> Callable[[_
 class Failure(click.ClickException):
     """Ends the command: one line, exit code 1."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(f"homeport: {message}")
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"homeport: {reason}")
+        self.reason = reason
 
 
 class BadConfig(click.ClickException):

@@ -27,7 +27,7 @@ from ....storage import (
     retry,
 )
 from ....storage.times import format_instant, format_time
-from .documents import DAYS, TOTALS, USERS, Delta, arrival_of, day_id, of_user, summed, with_rows
+from .documents import DAYS, TOTALS, USERS, Delta, arrival_of, day_id, in_period, of_user, summed, with_rows
 from .periods import ALL_TIME, longer_periods
 
 _PAGE = 500
@@ -125,6 +125,10 @@ class Ledger:
         """A user's days with their rows, in order."""
         async for record in self._all(of_user(DAYS, username)):
             yield record.id.partition(" ")[2], record.decode()["rows"]
+
+    async def count(self) -> int:
+        """How many users there are."""
+        return await self._storage.count(Query(TOTALS, in_period("byCost", ALL_TIME)))
 
     async def usernames(self) -> AsyncIterator[str]:
         """Everybody of whom there is a day or a total, in order."""
