@@ -94,7 +94,7 @@ async def download_data(request: ApiRequest) -> Answer:
     """Everything that is kept about the key's user."""
     key: Key = request.caller
     record = (await request.storage.get(USERS, [key.username])).get(key.username)
-    keys = [known for known in await request.app[API_KEYS].list() if known.username == key.username]
+    keys = await request.app[API_KEYS].list(key.username)
     data = {
         "username": key.username,
         "lastSyncAt": record.decode().get("lastSyncAt") if record else None,
