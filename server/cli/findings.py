@@ -101,7 +101,10 @@ def https(config: Config) -> Iterator[Finding]:
         yield _certificate(tls.certificate, server.tls)
         if Path(server.tls.key or "").stat().st_mode & stat.S_IROTH:
             yield Finding(
-                "warning", "tls", f"every user can read {server.tls.key}", "chmod 600, with the server as owner"
+                "warning",
+                "tls",
+                f"every user can read {server.tls.key}",
+                f"chmod 600 {server.tls.key}, with the server's user as its owner",
             )
 
 
