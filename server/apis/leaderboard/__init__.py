@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from ...errors import NotFound
+from ...keys import CLOCK, CONFIG
 from ...request import ApiRequest
-from . import syncing  # noqa: F401  # declares its operations
+from . import pages, syncing  # noqa: F401  # declare their operations
 from .api import api, reader
 from .board import Ranking, leaderboard, profile
 from .periods import today
+from .slack import SLACK, SlackRequests
 from .statistics import STATISTICS, Statistics
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ async def show_user(request: ApiRequest) -> dict[str, Any]:
 
 async def _lifespan(app: web.Application) -> AsyncIterator[None]:
     app[STATISTICS] = Statistics(app)
+    app[SLACK] = SlackRequests(app[CONFIG].apis.leaderboard.slack_signing_secret, app[CLOCK])
     yield
 
 
