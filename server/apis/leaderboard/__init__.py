@@ -9,7 +9,7 @@ from ...errors import NotFound
 from ...keys import CLOCK, CONFIG
 from ...request import ApiRequest
 from . import pages, syncing  # noqa: F401  # declare their operations
-from .api import api, reader
+from .api import READING, api, reader
 from .board import Ranking, leaderboard, profile
 from .periods import today
 from .slack import SLACK, SlackRequests
@@ -27,6 +27,7 @@ __all__ = ["api"]
     query="leaderboard#/$defs/LeaderboardQuery",
     returns={200: "leaderboard#/$defs/LeaderboardResponse"},
     auth=reader,
+    limits=READING,
 )
 async def show_leaderboard(request: ApiRequest) -> dict[str, Any]:
     """Users by what they used in a period, most first."""
@@ -35,7 +36,7 @@ async def show_leaderboard(request: ApiRequest) -> dict[str, Any]:
     return await leaderboard(request.storage, ranking, query["limit"], query["offset"])
 
 
-@api.get("/v1/user/{username}", returns={200: "leaderboard#/$defs/UserResponse"}, auth=reader)
+@api.get("/v1/user/{username}", returns={200: "leaderboard#/$defs/UserResponse"}, auth=reader, limits=READING)
 async def show_user(request: ApiRequest) -> dict[str, Any]:
     """A user's sums and newest days."""
     found = await profile(request.storage, request.path["username"])

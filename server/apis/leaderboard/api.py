@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...api_keys import bearer
 from ...errors import ApiError, InvalidBody, RateLimited
 from ...operation import Api
-from ...ratelimit import per_caller
+from ...ratelimit import DEFAULT_LIMIT, per_caller
 from ...request import Answer, ApiRequest
 from .documents import DAYS, TOTALS, USERS
 
@@ -49,6 +49,8 @@ def _asks_whose_key_it_is(request: ApiRequest) -> bool:
 api = Api("leaderboard", _envelope, collections=(DAYS, TOTALS, USERS))
 
 PER_KEY = per_caller("leaderboard", lambda config: config.apis.leaderboard.rate_limit, headers=True)
+READING = (DEFAULT_LIMIT, PER_KEY)
+"""Of what anybody may read, where it is public: the address counts, and a key where one was asked for."""
 
 _with_read = bearer("read")
 
