@@ -32,8 +32,8 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def url(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("readme")
-    command = [sys.executable, "-m", "homeport", "serve", "--port", "0", "--storage", f"sqlite:{folder}/store.db"]
+    environment["HOMEPORT_STORAGE__URL"] = f"sqlite:{tmp_path_factory.mktemp('readme')}/store.db"
+    command = [sys.executable, "-m", "homeport", "serve", "--port", "0"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
     ) as server:
@@ -60,6 +60,26 @@ def test_a_report_is_pushed_and_read_as_shown(url: str, environment: dict[str, s
     assert stats["totalCost"] == 15.11
     assert [report["hostname"] for report in history["data"]["reports"]] == ["M4x.local"]
     assert removed == {"status": "success", "message": "Device M4x.local removed"}
+
+
+def test_a_user_is_ranked_and_deleted_as_shown(url: str, environment: dict[str, str]) -> None:
+    (session,) = (text for text in blocks("sh") if "/v1/sync" in text)
+    output = _shell(session.replace("curl -s", "echo; curl -s"), url, environment)
+    synced, board, deleted = map(json.loads, filter(None, output.splitlines()))
+    assert synced["message"] == "Successfully synced 1 entry"
+    assert [(entry["rank"], entry["username"], entry["totalTokens"]) for entry in board["entries"]] == [
+        (1, "alice", 11681277)
+    ]
+    assert deleted["entriesDeleted"] == 1
+
+
+def test_console_usage_is_posted_and_read_as_shown(url: str, environment: dict[str, str]) -> None:
+    (session,) = (text for text in blocks("sh") if "/api/claude/console-usage" in text)
+    output = _shell(session.replace("curl -s", "echo; curl -s"), url, environment)
+    posted, snapshot = map(json.loads, filter(None, output.splitlines()))
+    assert posted["message"] == "Usage data synced"
+    assert snapshot["currentSession"] == {"resetsIn": "2 hr 42 min", "percentageUsed": 47}
+    assert (snapshot["ageMinutes"], snapshot["isStale"]) == (0, False)
 
 
 @pytest.mark.parametrize("program", blocks("python"))
