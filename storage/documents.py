@@ -61,7 +61,8 @@ def decode(data: bytes) -> Any:
 def _check_depth(value: object) -> None:
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
-        level = [child for parent in level for child in _children(parent) if isinstance(child, dict | list)]
+        # The types are compared, not asked for with isinstance: a large document has many values that are neither.
+        level = [child for parent in level for child in _children(parent) if type(child) is dict or type(child) is list]
         if not level:
             return
     raise InvalidDocument(f"is nested deeper than {MAX_DEPTH} levels")
@@ -78,6 +79,6 @@ def _check_digits(value: object) -> None:
 
 
 def _children(value: object) -> Iterable[Any]:
-    if isinstance(value, dict):
+    if type(value) is dict:
         return value.values()
-    return value if isinstance(value, list) else ()
+    return value if type(value) is list else ()

@@ -20,7 +20,6 @@ from .statistics import STATISTICS
 
 _MAX_BODY = 10 << 20
 _MICROS = 1_000_000
-_TOKENS = ("inputTokens", "outputTokens", "cacheCreationTokens", "cacheReadTokens")
 _STEP = 200
 """Entries that are read before others have their turn."""
 
@@ -69,7 +68,10 @@ def _entry(posted: Mapping[str, Any]) -> Entry:
         "instant": parse_time(posted["timestamp"]),
         "totalTokens": int(posted["totalTokens"]),
         "costMicros": cost * _MICROS if isinstance(cost, int) else _micros(cost),
-        **{name: int(posted.get(name, 0)) for name in _TOKENS},
+        "inputTokens": int(posted.get("inputTokens", 0)),
+        "outputTokens": int(posted.get("outputTokens", 0)),
+        "cacheCreationTokens": int(posted.get("cacheCreationTokens", 0)),
+        "cacheReadTokens": int(posted.get("cacheReadTokens", 0)),
         "modelsUsed": posted.get("modelsUsed", []),
     }
     if "device" in posted:
@@ -78,6 +80,9 @@ def _entry(posted: Mapping[str, Any]) -> Entry:
 
 
 def _micros(cost: float) -> int:
+    micros = round(cost * _MICROS)
+    if micros / _MICROS == cost:
+        return micros  # it has six decimals or less, as nearly all have
     # A double's shortest decimal is what was sent; its binary value would round some halves the wrong way.
     return int((Decimal(repr(cost)) * _MICROS).to_integral_value(ROUND_HALF_EVEN))
 

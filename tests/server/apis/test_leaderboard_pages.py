@@ -70,7 +70,7 @@ async def test_the_ranking(board: Board) -> None:
     assert page.rows == [
         ["Rank", "User", "Cost", "Tokens", "Days", "Top model"],
         ["1", "alice", "$1,243.80", "11,681,277", "2", "claude-opus-4-5-20251101"],
-        ["2", "bob", "$9.30", "11,681,277", "1", "–"],
+        ["2", "bob", "$9.30", "11,681,277", "1", "\u2013"],
     ]
     assert page.current == ["weekly", "by cost"]
     assert "2025-W51 · 2 users · updated " in page.texts["p"]
