@@ -748,6 +748,17 @@ async def test_a_clock_that_went_back_takes_no_place_away(server: Served) -> Non
     assert (await get(server, "?version=1")).json["currentSession"]["percentageUsed"] == 1
 
 
+async def test_nor_does_it_break_what_gaps_are_filled_from(server: Served) -> None:
+    await posted(server)
+    server.move_to("2000-01-01T00:00:00Z")
+    await posted(server, **PARTIAL, currentSession__resetsIn="")
+    server.move_to(NOW)
+    await posted(server, **PARTIAL, currentSession=None)
+    answer = await get(server)
+    assert (answer.status, answer.json["currentSession"]) == (200, None)  # the one that had it counts as too old
+    assert await info(server) == (2, 2, "console-usage-3.json")
+
+
 @pytest.mark.parametrize("back_end", ["file"])
 async def test_the_newest_is_a_file(server: Served, serve: Serve) -> None:
     folder = server.storage.path
