@@ -158,7 +158,7 @@ def finding(level: str, message: str, cure: str = "") -> dict[str, str]:
 
 def test_check_of_a_plain_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
-    code, found = check()
+    code, found = check(CLAUDE_SYNC_API_KEY="hunter3")
     assert code == 0
     assert {finding["level"] for finding in found.values()} == {"ok"}
     assert list(found) == [
@@ -166,7 +166,9 @@ def test_check_of_a_plain_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         "storage",
         "network",
         "ADMIN_KEY",
+        "console_usage",
         "device_usage",
+        "leaderboard",
         "python",
         "sqlite",
         "clock",
@@ -310,6 +312,9 @@ NAMED = {"HOMEPORT_SERVER__PUBLIC_URL": "https://sync.example.com"}
         (EXPOSED, "ADMIN_KEY", "warning", "not set on an exposed server: /metrics answers this machine alone"),
         (EXPOSED, "network", "warning", "clients that call the server by a host name are refused (421)"),
         (EXPOSED | NAMED, "network", "note", "exposed: it listens on 0.0.0.0:8000; server.public_url is {public}"),
+        ({}, "console_usage", "warning", "on; CLAUDE_SYNC_API_KEY is not set: only this machine may post"),
+        (EXPOSED, "console_usage", "warning", "on; CLAUDE_SYNC_API_KEY is not set: nobody may post"),
+        ({"CLAUDE_SYNC_API_KEY": "hunter3"}, "console_usage", "ok", "on; CLAUDE_SYNC_API_KEY: set"),
         ({}, "device_usage", "ok", "on; any user key may begin"),
         ({"HOMEPORT_APIS__ENABLED": "[]"}, "device_usage", "ok", "off"),
         (

@@ -110,7 +110,7 @@ def test_a_plain_start() -> None:
     assert config.server.admin_key is None
     assert config.server.shutdown_timeout == 8.0
     assert config.storage.url == f"sqlite:{Path.home()}/.local/share/homeport/homeport.db"
-    assert config.apis.enabled == {"device_usage"}
+    assert config.apis.enabled == {"console_usage", "device_usage", "leaderboard"}
     assert not config.exposed
 
 
@@ -303,7 +303,7 @@ def test_toml_in_other_words(toml: str) -> None:
         ),
         pytest.param(
             "apis.enabled = ['device_usage', 'sessions']",
-            ['apis.enabled[1]: "sessions" is not one of device_usage'],
+            ['apis.enabled[1]: "sessions" is not one of console_usage, device_usage, leaderboard'],
             id="a name in a list",
         ),
         pytest.param("[log]\n'a\\nb' = 1", ['log."a\\\\nb": unknown key; [log] has level, format'], id="an odd key"),
@@ -329,7 +329,9 @@ def test_toml_in_other_words(toml: str) -> None:
             ['server.allowed_hosts: "a" is not a list such as ["sync.example.com"]'],
             id="no list",
         ),
-        pytest.param("apis.enabled = 'x'", ['apis.enabled: "x" is not a list such as ["device_usage"]'], id="no names"),
+        pytest.param(
+            "apis.enabled = 'x'", ['apis.enabled: "x" is not a list such as ["console_usage"]'], id="no names"
+        ),
         pytest.param(
             "server.trusted_proxies = ['::1', '10.0.0.1/8']",
             ['server.trusted_proxies[1]: "10.0.0.1/8" is not an address or network such as "10.0.0.0/8"'],

@@ -119,7 +119,8 @@ def test_ctrl_c_stops_cleanly(start: Start) -> None:
 
 
 def test_the_log_says_what_is_on_and_where_the_data_lives(start: Start, tmp_path: Path) -> None:
-    server = start("--storage", "sqlite:d/x.db", ADMIN_KEY="hunter2 hunter2 hunter2")
+    keys = {"ADMIN_KEY": "hunter2 hunter2 hunter2", "CLAUDE_SYNC_API_KEY": "hunter3"}
+    server = start("--storage", "sqlite:d/x.db", **keys)
     server.stop()
     events = [json.loads(line)["event"] for line in server.log]
     assert events == [
@@ -127,7 +128,9 @@ def test_the_log_says_what_is_on_and_where_the_data_lives(start: Start, tmp_path
         f"data: sqlite:{tmp_path}/d/x.db",
         "network: for this machine alone",
         "ADMIN_KEY: set",
+        "console_usage: on; CLAUDE_SYNC_API_KEY: set",
         "device_usage: on; any user key may begin",
+        "leaderboard: on; anybody may read; Slack's /apikey is off: apis.leaderboard.slack_signing_secret is not set",
         f"listening on {server.url}",
         "SIGTERM: stopping",
         "stopped",
@@ -140,7 +143,7 @@ def test_an_exposed_server_says_so(start: Start) -> None:
     assert server.get() == 200
     server.stop()
     warnings = [json.loads(line)["event"] for line in server.log if '"level":"warning"' in line]
-    assert [warning.partition(":")[0] for warning in warnings] == ["network", "ADMIN_KEY"]
+    assert [warning.partition(":")[0] for warning in warnings] == ["network", "ADMIN_KEY", "console_usage"]
 
 
 def test_the_log_for_people(start: Start) -> None:
@@ -151,7 +154,7 @@ def test_the_log_for_people(start: Start) -> None:
 
 
 def test_only_warnings(start: Start) -> None:
-    server = start("--storage", "memory:", HOMEPORT_LOG__LEVEL="warning")
+    server = start("--storage", "memory:", HOMEPORT_LOG__LEVEL="warning", CLAUDE_SYNC_API_KEY="hunter3")
     server.get()
     server.stop()
     assert server.log == []
