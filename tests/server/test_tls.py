@@ -8,7 +8,7 @@ import socket
 import ssl
 import struct
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -184,7 +184,7 @@ HOMEPORT = "from homeport.server.cli import main; main()"
 @pytest.fixture
 async def launch(tmp_path: Path) -> AsyncIterator[Start]:
     """Starts a server, on a free port and in memory; after some Python, where that is given."""
-    processes = []
+    processes: list[asyncio.subprocess.Process] = []
 
     async def run(*arguments: str, python: str = "", **environ: str) -> Server:
         stderr = tmp_path / f"log-{len(processes)}"
@@ -449,7 +449,7 @@ async def test_unix_sockets_stay_plain(
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder, a home, and no settings in the environment."""
     monkeypatch.chdir(tmp_path)
     for name in [*os.environ]:
