@@ -1,17 +1,20 @@
 """Rate limits: fixed windows from a key's first request (contracts/README.md, "Rate limits").
 
-The `limits` library reads the rates. It does not count them: its storage in memory starts threads, grows with every
-key, and knows no clock but the system's.
+The `limits` library reads the rates and decides, on a storage of ours: its own in memory starts threads, grows with
+every key, and knows no clock but the system's.
 """
 
 from __future__ import annotations
 
-import re
+import math
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from limits import RateLimitItem, parse
+from limits.storage import Storage
+from limits.strategies import FixedWindowRateLimiter
 
 from ..storage.times import SECOND
 from .errors import RateLimited
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
 MAX_WINDOWS = 50_000
 """How many keys are remembered at once; some 300 bytes each."""
 _SAMPLE = 8
-_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400}
-_PLAIN_RATE = re.compile(f"([0-9]+)/({'|'.join(_UNITS)})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,72 +65,106 @@ DEFAULT_LIMIT = per_address("default", lambda config: config.server.default_rate
 
 
 class Rate(NamedTuple):
-    """A limit with the configuration's figures: ``amount`` requests in a window of ``seconds``."""
+    """A limit with the configuration's figures."""
 
     name: str
-    amount: int
-    seconds: int
+    item: RateLimitItem
 
     @classmethod
     def of(cls, name: str, text: str) -> Rate:
-        """From a text as the `limits` library reads it: ``600/hour``, ``5 per 2 minutes``. Raises ValueError."""
-        if match := _PLAIN_RATE.fullmatch(text):
-            return cls(name, int(match[1]), _UNITS[match[2]])
-        from limits import parse  # takes a while to import, and there is seldom anything but plain rates
-
-        item = parse(text)
-        return cls(name, item.amount, item.get_expiry())
+        """From a text such as ``600/hour`` or ``5 per 2 minutes``. Raises ValueError."""
+        return cls(name, parse(text))
 
 
 class Limiter:
-    """Counts requests in fixed windows that begin with a key's first request.
-
-    At most ``size`` windows are remembered. Where there is no room for a new key, a few of the oldest are looked at and
-    the one with the fewest requests goes: a flood of new keys evicts itself, not a key that is near its limit.
-    """
+    """Counts requests on a clock, of at most ``size`` keys at once."""
 
     def __init__(self, clock: Clock, size: int = MAX_WINDOWS) -> None:
         self._clock = clock
-        self._size = size
-        self._windows: OrderedDict[tuple[str, str], list[int]] = OrderedDict()  # count, end in microseconds
+        self._windows = _Windows(clock, size)
+        self._strategy = FixedWindowRateLimiter(self._windows)
 
     def __len__(self) -> int:
         return len(self._windows)
 
     def hit(self, rate: Rate, key: str) -> None:
         """Counts a request; raises `RateLimited` for one above the limit."""
-        now = self._clock.now()
-        window = self._windows.get((rate.name, key))
-        if window is None:
-            self._make_room(now)
-            self._windows[rate.name, key] = [1, now + rate.seconds * SECOND]
-        elif window[1] <= now:
-            window[:] = 1, now + rate.seconds * SECOND
-        elif window[0] < rate.amount:
-            window[0] += 1
-        else:
-            raise RateLimited(_seconds(window[1] - now))
+        if not self._strategy.hit(rate.item, rate.name, key):
+            raise self._limited(rate, key)
 
     def headers(self, rate: Rate, key: str) -> dict[str, str]:
         """``X-RateLimit-*``: how a key stands, the end of its window in Unix seconds."""
-        used, end = self._windows.get((rate.name, key), (0, self._clock.now()))
+        end, remaining = self._strategy.get_window_stats(rate.item, rate.name, key)
         return {
-            "X-RateLimit-Limit": str(rate.amount),
-            "X-RateLimit-Remaining": str(rate.amount - used),
-            "X-RateLimit-Reset": str(_seconds(end)),
+            "X-RateLimit-Limit": str(rate.item.amount),
+            "X-RateLimit-Remaining": str(remaining),
+            "X-RateLimit-Reset": str(math.ceil(end)),
         }
 
     def guessed(self, address: str) -> None:
         """Counts a failed authentication."""
-        with suppress(RateLimited):
-            self.hit(_GUESSES, address)
+        self._strategy.hit(_GUESSES.item, _GUESSES.name, address)
 
     def may_guess(self, address: str) -> None:
         """Raises `RateLimited` where an address failed to authenticate too often."""
-        used, end = self._windows.get((_GUESSES.name, address), (0, 0))
+        if not self._strategy.test(_GUESSES.item, _GUESSES.name, address):
+            raise self._limited(_GUESSES, address)
+
+    def _limited(self, rate: Rate, key: str) -> RateLimited:
+        end, _ = self._strategy.get_window_stats(rate.item, rate.name, key)
+        # Of two doubles so large the difference is right to the microsecond, not beyond.
+        return RateLimited(math.ceil(round(end - self._clock.now() / SECOND, 6)))
+
+
+class _Windows(Storage):
+    """How often each key was counted in its window, which begins with its first request.
+
+    Where there is no room for a new key, a few of the oldest are looked at and the one with the fewest requests goes: a
+    flood of new keys evicts itself, not a key that is near its limit.
+    """
+
+    STORAGE_SCHEME = None
+    base_exceptions = ()
+
+    def __init__(self, clock: Clock, size: int) -> None:
+        super().__init__()
+        self._clock = clock
+        self._size = size
+        self._windows: OrderedDict[str, list[int]] = OrderedDict()  # count, end in microseconds
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         now = self._clock.now()
-        if used >= _GUESSES.amount and end > now:
-            raise RateLimited(_seconds(end - now))
+        window = self._windows.get(key)
+        if window is None:
+            self._make_room(now)
+            self._windows[key] = [amount, now + expiry * SECOND]
+            return amount
+        if window[1] <= now:
+            window[:] = 0, now + expiry * SECOND
+        window[0] += amount
+        return window[0]
+
+    def get(self, key: str) -> int:
+        count, end = self._windows.get(key, (0, 0))
+        return count if end > self._clock.now() else 0
+
+    def get_expiry(self, key: str) -> float:
+        _, end = self._windows.get(key, (0, 0))
+        return max(end, self._clock.now()) / SECOND
+
+    def check(self) -> bool:
+        return True
+
+    def reset(self) -> int:
+        count = len(self._windows)
+        self._windows.clear()
+        return count
+
+    def clear(self, key: str) -> None:
+        self._windows.pop(key, None)
 
     def _make_room(self, now: int) -> None:
         """Forgets what has expired among the oldest and, if that was not enough, the one with the fewest requests."""
@@ -141,9 +176,4 @@ class Limiter:
         windows.update(live)
 
 
-def _seconds(micros: int) -> int:
-    """Rounded up."""
-    return -(-micros // SECOND)
-
-
-_GUESSES = Rate("guesses", 10, 60)
+_GUESSES = Rate.of("guesses", "10/minute")

@@ -1,20 +1,21 @@
 """Rate limits: fixed windows from a key's first request, on the server's clock."""
 
+import resource
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from limits import parse
 
 from homeport.server.clock import MovableClock
 from homeport.server.errors import RateLimited
-from homeport.server.ratelimit import Limiter, Rate
+from homeport.server.ratelimit import MAX_WINDOWS, Limiter, Rate
 
 BEGIN = 1_750_000_000_000_000
 SECOND = 1_000_000
-RATE = Rate("things", 3, 60)
+RATE = Rate.of("things", "3/minute")
 PROXIED = {"server.trusted_proxies": ["127.0.0.1"]}
 
 
@@ -45,24 +46,16 @@ def from_address(address: str) -> dict[str, dict[str, str]]:
         ("1/day", 1, 86400),
     ],
 )
-def test_rates(text: str, amount: int, seconds: int) -> None:
-    assert Rate.of("x", text) == Rate("x", amount, seconds)
+def test_rates(clock: MovableClock, text: str, amount: int, seconds: int) -> None:
+    limiter, rate = Limiter(clock), Rate.of("x", text)
+    assert [allowed(limiter, "a", rate) for _ in range(amount + 1)] == [True] * amount + [False]
+    assert limiter.headers(rate, "a")["X-RateLimit-Reset"] == str(BEGIN // SECOND + seconds)
 
 
-@given(
-    amount=st.integers(0, 10**9) | st.from_regex(r"[0-9]{1,5}", fullmatch=True),
-    separator=st.sampled_from(["/", " per ", " / ", "/2 ", "/12"]),
-    unit=st.sampled_from(["second", "minute", "hour", "day", "month", "year", "hours", "Day", "parsec"]),
-)
-def test_rates_are_what_the_library_reads(amount: object, separator: str, unit: str) -> None:
-    text = f"{amount}{separator}{unit}"
-    try:
-        item = parse(text)
-    except ValueError:
-        with pytest.raises(ValueError, match="parse"):
-            Rate.of("x", text)
-    else:
-        assert Rate.of("x", text) == ("x", item.amount, item.get_expiry())
+@pytest.mark.parametrize("text", ["", "many", "1/parsec", "-1/hour"])
+def test_what_is_no_rate(text: str) -> None:
+    with pytest.raises(ValueError, match="parse"):
+        Rate.of("x", text)
 
 
 def test_the_edges_of_a_window(clock: MovableClock) -> None:
@@ -110,6 +103,34 @@ def test_memory_is_bounded_and_a_flood_evicts_itself(clock: MovableClock) -> Non
     assert not any(allowed(limiter, key) for key in limited)
 
 
+@pytest.mark.slow
+def test_memory_is_bounded_under_a_million_keys(clock: MovableClock) -> None:
+    limiter = Limiter(clock)
+    for number in range(MAX_WINDOWS):
+        allowed(limiter, f"2001:db8:{number:x}::")
+    before = _resident()
+    for number in range(MAX_WINDOWS, 1_000_000):
+        allowed(limiter, f"2001:db8:{number:x}::")
+    assert len(limiter) <= MAX_WINDOWS
+    assert _resident() - before < 8 << 20
+
+
+def _resident() -> int:
+    """Bytes of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def test_seconds_to_wait_are_exact_at_any_time() -> None:
+    for micros in range(0, SECOND, 9_973):
+        clock = MovableClock(BEGIN + micros)
+        limiter = Limiter(clock)
+        for _ in range(3):
+            limiter.hit(RATE, "a")
+        with pytest.raises(RateLimited) as refusal:
+            limiter.hit(RATE, "a")
+        assert refusal.value.retry_after == 60
+
+
 def test_what_has_expired_is_forgotten(clock: MovableClock) -> None:
     limiter = Limiter(clock, size=1000)
     for number in range(1000):
@@ -132,16 +153,16 @@ class AgainstAModel(RuleBasedStateMachine):
     @rule(key=st.sampled_from("abc"))
     def hit(self, key: str) -> None:
         begin, count = self.windows.get(key, (0, 0))
-        if self.clock.now() >= begin + RATE.seconds * SECOND:
+        if self.clock.now() >= begin + RATE.item.get_expiry() * SECOND:
             begin, count = self.clock.now(), 0
-        assert allowed(self.limiter, key) == (count < RATE.amount)
-        self.windows[key] = begin, min(count + 1, RATE.amount)
+        assert allowed(self.limiter, key) == (count < RATE.item.amount)
+        self.windows[key] = begin, min(count + 1, RATE.item.amount)
 
     @precondition(lambda self: self.windows)
     @rule(data=st.data())
     def to_an_edge(self, data: st.DataObject) -> None:
         begin, _ = self.windows[data.draw(st.sampled_from(sorted(self.windows)))]
-        edge = begin + RATE.seconds * SECOND + data.draw(st.integers(-1, 1))
+        edge = begin + RATE.item.get_expiry() * SECOND + data.draw(st.integers(-1, 1))
         self.clock.move_to(max(edge, self.clock.now()))
 
     @rule(seconds=st.integers(0, 100))
