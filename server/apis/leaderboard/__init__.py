@@ -6,13 +6,13 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from ...errors import NotFound
-from ...keys import CLOCK, CONFIG
+from ...keys import CLOCK, CONFIG, STORAGE
 from ...request import ApiRequest
 from . import pages, syncing  # noqa: F401  # declare their operations
 from .api import READING, api, reader
 from .board import Ranking, leaderboard, profile
 from .periods import today
-from .slack import SLACK, SlackRequests
+from .slack import REQUESTS, SLACK, SlackRequests
 from .statistics import STATISTICS, Statistics
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ async def show_user(request: ApiRequest) -> dict[str, Any]:
 
 async def _lifespan(app: web.Application) -> AsyncIterator[None]:
     app[STATISTICS] = Statistics(app)
-    app[SLACK] = SlackRequests(app[CONFIG].apis.leaderboard.slack_signing_secret, app[CLOCK])
+    app[SLACK] = SlackRequests(app[CONFIG].apis.leaderboard.slack_signing_secret, app[STORAGE], app[CLOCK])
     yield
 
 
@@ -55,5 +55,6 @@ async def _metrics(app: web.Application) -> list[Metric]:
     return await app[STATISTICS].metrics()
 
 
+api.collections += (REQUESTS,)
 api.lifespan = _lifespan
 api.metrics = _metrics

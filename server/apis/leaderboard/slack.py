@@ -11,15 +11,17 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
-from ....storage.times import MINUTE, SECOND
+from ....storage import ABSENT, Collection, Conflict, Field, Filter, Put, Query
+from ....storage.times import MINUTE, SECOND, format_time
 from ...api_keys import API_KEYS, InvalidUsername, UsernameTaken
-from ...errors import ApiError, InvalidBody, NotFound, Problem, ServiceUnavailable
+from ...errors import ApiError, InvalidBody, NotFound, Problem
 from ...request import Answer, ApiRequest
 from .api import api
 
 if TYPE_CHECKING:
     from slack_sdk.signature import SignatureVerifier
 
+    from ....storage import Storage
     from ...clock import Clock
     from ...config import Secret
 
@@ -27,8 +29,8 @@ _COMMAND = "/apikey"
 _MAX_BODY = 64 << 10
 _REMEMBERED_FOR = 5 * MINUTE + SECOND
 """After its timestamp: a little longer than the verifier takes a request."""
-MAX_SEEN = 20_000
-"""Requests that are remembered; some 200 bytes each."""
+REQUESTS = Collection("slack_requests", (Field("too_old", "time", indexed=True),))
+"""By their signatures, those that were answered; ``too_old``: from when on the verifier refuses them anyway."""
 _TIMESTAMP = re.compile(r"[0-9]{1,12}")
 _SIGNATURE = re.compile(r"v0=[0-9a-f]{64}")
 _FOREIGN = re.compile(r"[^A-Za-z0-9_-]")
@@ -40,15 +42,14 @@ _HELP = (
 
 
 class SlackRequests:
-    """Tells requests that Slack signed from others, and takes each of them once."""
+    """Tells requests that Slack signed from others, and takes each of them once, whichever server it comes to."""
 
-    def __init__(self, secret: Secret | None, clock: Clock) -> None:
+    def __init__(self, secret: Secret | None, storage: Storage, clock: Clock) -> None:
         """``secret``: the signing secret; None, where there is no command."""
         self._secret = secret
+        self._storage = storage
         self._clock = clock
-        self._since = clock.now() // SECOND
         self._verifier: SignatureVerifier | None = None
-        self._seen: dict[str, int] = {}  # signatures, and until when they would be taken; mostly the oldest first
 
     async def check(self, headers: Mapping[str, str], body: bytes) -> None:
         """Raises `NotFound` where there is no command, and `ApiError` 401 for all that is not genuine, fresh and new.
@@ -61,23 +62,19 @@ class SlackRequests:
         if self._verifier is None:
             self._verifier = await asyncio.to_thread(_verifier, self._secret, self._clock)
         timestamp, signature = headers.get("X-Slack-Request-Timestamp", ""), headers.get("X-Slack-Signature", "")
-        if not _is_genuine(self._verifier, timestamp, signature, body) or not self._is_new(signature, int(timestamp)):
+        genuine = _is_genuine(self._verifier, timestamp, signature, body)
+        if not genuine or not await self._is_new(signature, int(timestamp)):
             headers = {"WWW-Authenticate": "Slack-Signature"}
             raise ApiError("Invalid or missing Slack signature", status=401, headers=headers)
 
-    def _is_new(self, signature: str, timestamp: int) -> bool:
-        """Whether a genuine request comes for the first time; from now on it does not.
-
-        One that was signed before this server began may have been answered by the server before it.
-        """
-        now = self._clock.now()
-        while self._seen and next(iter(self._seen.values())) < now:
-            del self._seen[next(iter(self._seen))]
-        if signature in self._seen or timestamp < self._since:
+    async def _is_new(self, signature: str, timestamp: int) -> bool:
+        """Whether a genuine request comes for the first time; from now on it does not."""
+        too_old = format_time(timestamp * SECOND + _REMEMBERED_FOR)
+        await self._storage.purge(Query(REQUESTS, (Filter("too_old", "<", self._clock.now()),)))
+        try:
+            await self._storage.commit([Put(REQUESTS, signature, {"too_old": too_old}, ABSENT)])
+        except Conflict:
             return False
-        if len(self._seen) >= MAX_SEEN:
-            raise ServiceUnavailable
-        self._seen[signature] = timestamp * SECOND + _REMEMBERED_FOR
         return True
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from homeport.server import bcrypt_pool
 from homeport.server.apis.leaderboard import slack
+from homeport.storage import Query
 from homeport.storage.times import SECOND, parse_time
 
 from .conftest import Answer, Log, Serve, Served, on_memory
@@ -183,7 +184,7 @@ async def test_a_name_that_anybody_else_holds_is_refused_in_words(workspace: Wor
 
 @on_memory
 async def test_a_user_that_was_made_otherwise_is_somebody_else(workspace: Workspace) -> None:
-    async with api_keys(workspace.server) as keys:
+    async with api_keys(workspace.server.storage, workspace.server.clock) as keys:
         _, text = await keys.create("alice")
     assert "somebody else's" in await workspace.apikey()
     assert await workspace.whose(text) == "alice"
@@ -316,28 +317,24 @@ async def test_the_same_request_is_taken_once(workspace: Workspace) -> None:
     assert await workspace.key()
 
 
-@on_memory
-async def test_what_a_server_before_this_one_may_have_answered_is_refused(serve: Serve) -> None:
+async def test_a_request_that_another_server_on_the_store_has_answered_is_refused(serve: Serve) -> None:
+    """Also one that was there before it."""
     before = Workspace(await serve(ON, now=NOW))
-    headers = signed(BODY, before.now)
+    headers, fresh = (signed(BODY, before.now - seconds) for seconds in (0, 60))
     assert (await before.post(BODY, headers)).status == 200
     after = Workspace(await serve(ON, now="2025-12-21T12:00:02Z"))
     assert (await after.post(BODY, headers)).status == 401
-    assert await after.key()
+    assert (await after.post(BODY, fresh)).status == 200
 
 
-@on_memory
-async def test_what_is_remembered_is_bounded(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slack, "MAX_SEEN", 3)
+async def test_what_is_too_old_is_forgotten(workspace: Workspace) -> None:
+    storage = workspace.server.storage
     for _ in range(3):
         await workspace.apikey(text="help")
-    body = command(text="help", trigger_id="4")
-    refused = await workspace.post(body, signed(body, workspace.now))
-    assert (refused.status, refused.json["code"]) == (503, "SERVICE_UNAVAILABLE")
-    assert refused.headers["Retry-After"]
-    workspace.server.clock.advance(303)
-    for _ in range(3):
-        await workspace.apikey(text="help")
+    assert await storage.count(Query(slack.REQUESTS)) == 3
+    workspace.server.clock.advance(310)
+    await workspace.apikey(text="help")
+    assert await storage.count(Query(slack.REQUESTS)) == 1
 
 
 @on_memory
