@@ -74,8 +74,10 @@ def test_every_option_has_help(path: tuple[str, ...], command: click.Command) ->
     [
         ((), {"--version", "--help"}),
         (("serve",), {"--config", "--host", "--port", "--storage", "--ready-file", "--log-format", "--help"}),
-        (("check",), {"--config", "--storage", "--json", "--help"}),
+        (("check",), {"--config", "--storage", "--json", "--repair-totals", "--help"}),
         (("example-config",), {"--help"}),
+        (("keys", "create"), {"--config", "--storage", "--json", "--scope", "--help"}),
+        *[(("keys", name), {"--config", "--storage", "--json", "--help"}) for name in ("list", "rotate", "revoke")],
         *[(("users", name), {"--config", "--storage", "--json", "--help"}) for name in ("add", "list", "remove")],
     ],
 )
