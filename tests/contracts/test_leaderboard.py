@@ -726,7 +726,7 @@ async def test_leaderboard(board: Board) -> None:
 
 async def test_an_empty_leaderboard(board: Board) -> None:
     for period, metric in product(LENGTHS, METRICS):
-        empty = {"period": period, "metric": metric, "updated_at": None, "total": 0, "entries": []}
+        empty: dict[str, Any] = {"period": period, "metric": metric, "updated_at": None, "total": 0, "entries": []}
         assert await board.ranking(f"period={period}&metric={metric}") == empty
 
 

@@ -10,6 +10,8 @@ from unittest.mock import patch
 
 from homeport.server import bcrypt_pool
 from homeport.server.api_keys import DEFAULT_SCOPES, ApiKeys
+from homeport.server.clock import Clock
+from homeport.storage import Storage
 
 from .conftest import Answer, Serve, Served
 
@@ -54,7 +56,7 @@ class Board:
         """A user's key. Its hash takes a millisecond: bcrypt at its cost has tests of its own."""
         scopes = scopes or DEFAULT_SCOPES
         if (username, scopes) not in self.texts:
-            async with api_keys(self.server) as keys:
+            async with api_keys(self.server.storage, self.server.clock) as keys:
                 self.texts[username, scopes] = (await keys.create(username, scopes))[1]
         return self.texts[username, scopes]
 
@@ -104,9 +106,9 @@ class Board:
 
 
 @asynccontextmanager
-async def api_keys(server: Served) -> AsyncIterator[ApiKeys]:
-    """The keys on a server's store, as another process has them, hashed at the least cost that bcrypt knows."""
-    keys = ApiKeys(server.storage, server.clock)
+async def api_keys(storage: Storage, clock: Clock) -> AsyncIterator[ApiKeys]:
+    """The keys on a store, as another process has them, hashed at the least cost that bcrypt knows."""
+    keys = ApiKeys(storage, clock)
     with patch.object(bcrypt_pool, "COST", 4):
         yield keys
     keys.close()
