@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from homeport.server.apis.leaderboard.documents import MAX_DEVICES
 from homeport.server.validation import Schemas
+from homeport.storage import Page, Query
 
 from .conftest import Answer, Serve, on_memory
 from .leaderboards import ENDLESS, LARGEST_COUNT, Board, entry, open_board, upload
@@ -41,7 +42,7 @@ instants = {
     "0001-01-01T00:00:00+01:00": False,
     "": False,
 }
-junk = (
+junk: st.SearchStrategy[Any] = (
     st.none() | st.booleans() | st.integers(-2, 2) | st.text(max_size=3) | st.just([]) | st.just({}) | st.floats(-1, 1)
 )
 counts = st.sampled_from([0, 1, 5.0, LARGEST_COUNT, LARGEST_COUNT + 1, -1, 0.5, 1e3, "1", True]) | junk
@@ -248,6 +249,25 @@ async def test_a_page_read_while_others_sync_is_of_one_moment(board: Board) -> N
     await asyncio.gather(*map(sync, users), read())
 
 
+async def test_a_page_reads_as_many_records_as_it_shows(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that tells when the newest sync arrived; however many days there are."""
+    days = [(date(2025, 1, 1) + timedelta(days=number)).isoformat() for number in range(300)]
+    for username in ("alice", "bob", "carol", "dave"):
+        await board.sync(*(entry(username=username, date=day) for day in (*days, "2025-12-21")))
+    pages: list[Page] = []
+    find = board.server.storage.find
+
+    async def counted(query: Query) -> Page:
+        pages.append(await find(query))
+        return pages[-1]
+
+    monkeypatch.setattr(board.server.storage, "find", counted)
+    for period in ("daily", "weekly", "monthly", "all-time"):
+        pages.clear()
+        assert len((await board.ranking(f"period={period}&limit=3"))["entries"]) == 3
+        assert sum(len(page.records) for page in pages) == 4
+
+
 # Bounds of our own
 
 
@@ -290,6 +310,19 @@ async def test_head(board: Board) -> None:
         answer = await board.server("HEAD", path)
         assert (answer.status, answer.content) == (200, b"")
         assert answer.headers["Content-Length"] == str(len((await board.server.get(path)).content))
+
+
+# Scopes
+
+
+@on_memory
+async def test_a_key_without_sync_downloads_and_does_not_delete(board: Board) -> None:
+    await board.sync()
+    key = await board.key("alice", "collections:read")
+    assert len((await board.call("GET", "/v1/user/data", key=key)).json["entries"]) == 1
+    answer = await board.call("DELETE", "/v1/user/data", key=key)
+    assert (answer.status, answer.json["message"]) == (403, "API key does not have permission to sync data")
+    assert len(await board.rows()) == 1
 
 
 # Limits
