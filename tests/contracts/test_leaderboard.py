@@ -1155,7 +1155,7 @@ async def test_metrics(board: Board) -> None:
     assert found[f"{prefix}syncs_total"] == 3
     assert found[f"{prefix}entries_per_sync_count"] == 3
     assert found[f"{prefix}entries_per_sync_sum"] == 15
-    for bound, count in {"1": 1, "2": 2, "10": 2, "25": 3, "1000": 3, "+Inf": 3}.items():
+    for bound, count in {"1.0": 1, "2.0": 2, "10.0": 2, "25.0": 3, "1000.0": 3, "+Inf": 3}.items():
         assert found[f'{prefix}entries_per_sync_bucket{{le="{bound}"}}'] == count
     for window, count in (("day", 1), ("week", 2), ("month", 2)):
         assert found[f'{prefix}active_users{{window="{window}"}}'] == count

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LARGEST = 20
 """Users and models that are shown."""
-_ENTRIES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000)
+_ENTRIES = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0)  # as Prometheus writes bounds
 _WINDOWS = {"day": DAY, "week": 7 * DAY, "month": 30 * DAY}
 _MODELS_FOR = 5 * MINUTE
 """How long the sum over all users is shown before it is made again."""
