@@ -156,6 +156,7 @@ class Storage(ABC):
         """The writes of a commit, if the store is open and they may stand in one."""
         self._check_open()
         named: set[tuple[str, str]] = set()
+        declared = None
         for write in writes:
             if isinstance(write, DeleteWhere):
                 query = write.query
@@ -163,7 +164,9 @@ class Storage(ABC):
                 if query.sort or query.offset or query.after is not None:
                     raise InvalidQuery("a DeleteWhere has no order, offset or cursor: a limit counts in order of id")
                 continue
-            collection = self._declared(write.collection)
+            collection = write.collection
+            if collection is not declared:  # a thousand writes in a row are of one collection
+                declared = self._declared(collection)
             if not isinstance(write, Check):
                 key = (collection.name, write.id)
                 if key in named:

@@ -45,6 +45,11 @@ class Written(NamedTuple):
     put: Put | None
 
     @property
+    def size(self) -> int:
+        """Bytes of the document."""
+        return len(self.put.document) if self.put else 0
+
+    @property
     def change(self) -> Change:
         return Change(self.collection.name, self.id, self.version, self.put.document if self.put else None)
 

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import islice
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from .records import Change
@@ -16,6 +16,21 @@ MAX_CHANGES = 4096
 MAX_BYTES = 16 << 20
 
 _version = attrgetter("version")
+
+
+class News(Protocol):
+    """A change, or what becomes one when somebody watches: few of those that are remembered ever do."""
+
+    @property
+    def version(self) -> int: ...
+
+    @property
+    def size(self) -> int:
+        """Bytes of its document."""
+        ...
+
+    @property
+    def change(self) -> Change: ...
 
 
 class Feed:
@@ -29,24 +44,24 @@ class Feed:
         self.version = 0
         self.closed = True
         self._floor = 0
-        self._changes: list[Change] = []
+        self._news: list[News] = []
         self._bytes = 0
         self._moved: asyncio.Event | None = None  # there while somebody waits
 
     def open(self, version: int) -> None:
         """Begins anew at a store's version; who waits is woken to read the store."""
         self.closed = False
-        self._changes.clear()
+        self._news.clear()
         self._bytes = 0
         self._floor = self.version = version
         self._wake()
 
-    def publish(self, changes: Sequence[Change], version: int) -> None:
+    def publish(self, news: Sequence[News], version: int) -> None:
         """Adds the changes that took the store to a version; wakes who waits."""
         self.version = version
-        self._changes += changes
-        self._bytes += sum([len(change.document or b"") for change in changes])
-        if len(self._changes) > MAX_CHANGES or self._bytes > MAX_BYTES:
+        self._news += news
+        self._bytes += sum([new.size for new in news])
+        if len(self._news) > MAX_CHANGES or self._bytes > MAX_BYTES:
             self._forget()
         self._wake()
 
@@ -54,7 +69,7 @@ class Feed:
         """The changes after a version, or None where some of them are forgotten or the version was never reached."""
         if not self._floor <= after <= self.version:
             return None
-        return self._changes[bisect_right(self._changes, after, key=_version) :]
+        return [new.change for new in self._news[bisect_right(self._news, after, key=_version) :]]
 
     async def beyond(self, after: int) -> None:
         """Returns when the store has gone beyond a version, or is closed."""
@@ -75,9 +90,9 @@ class Feed:
     def _forget(self) -> None:
         # Half at a time, so that forgetting costs little a change.
         count, size = 0, 0
-        while len(self._changes) - count > MAX_CHANGES // 2 or self._bytes - size > MAX_BYTES // 2:
-            size += len(self._changes[count].document or b"")
+        while len(self._news) - count > MAX_CHANGES // 2 or self._bytes - size > MAX_BYTES // 2:
+            size += self._news[count].size
             count += 1
-        self._floor = self._changes[count - 1].version
+        self._floor = self._news[count - 1].version
         self._bytes -= size
-        self._changes = list(islice(self._changes, count, None))
+        self._news = list(islice(self._news, count, None))

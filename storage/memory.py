@@ -72,7 +72,7 @@ class MemoryStorage(TablesStorage):
         if isinstance(outcome, Conflict):
             raise outcome
         self._tables.apply(resolution.written, resolution.version)
-        self._feed.publish([write.change for write in resolution.written], resolution.version)
+        self._feed.publish(resolution.written, resolution.version)
         return outcome
 
     async def _forget(self, what: Tombstones, limit: int) -> int:

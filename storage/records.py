@@ -166,6 +166,16 @@ class Change(NamedTuple):
     def deleted(self) -> bool:
         return self.document is None
 
+    @property
+    def size(self) -> int:
+        """Bytes of the document."""
+        return 0 if self.document is None else len(self.document)
+
+    @property
+    def change(self) -> Change:
+        """Itself: what a store publishes may also be something that becomes a change."""
+        return self
+
 
 class Floor(NamedTuple):
     """Deletions in a collection up to this version are not remembered."""

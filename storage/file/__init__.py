@@ -139,7 +139,7 @@ class FileStorage(TablesStorage):
                 await self._append(Entry.of(written, version))
                 self._tables.apply(written, version)
                 self._dirty.update([write.collection.name for write in written])
-                self._feed.publish([write.change for write in written], version)
+                self._feed.publish(written, version)
         return outcomes
 
     async def _forget(self, what: Tombstones, limit: int) -> int:

@@ -207,7 +207,7 @@ class SqliteStorage(Storage):
         async with self._writing:
             resolution = await self._write_hop(work)
             self._version = resolution.version
-            self._feed.publish([write.change for write in resolution.written], resolution.version)
+            self._feed.publish(resolution.written, resolution.version)
         return resolution.outcomes
 
     async def _forget(self, what: Tombstones, limit: int) -> int:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Collection as Sized
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 from uuid import uuid4
 
@@ -172,7 +173,7 @@ def insert(db: sqlite3.Connection, sql: Sql, rows: Sequence[tuple[Value, ...]]) 
     while at < len(rows):
         while size > len(rows) - at:
             size //= 2
-        db.execute(sql.insert(size), [value for row in rows[at : at + size] for value in row])
+        db.execute(sql.insert(size), list(chain.from_iterable(rows[at : at + size])))
         at += size
 
 
