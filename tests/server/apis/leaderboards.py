@@ -115,5 +115,5 @@ async def api_keys(storage: Storage, clock: Clock) -> AsyncIterator[ApiKeys]:
 
 
 async def open_board(serve: Serve, settings: dict[str, Any] | None = None, **more: Any) -> Board:
-    """A server with these settings, where it is `NOW`."""
-    return Board(await serve(settings, **({"now": NOW} | more)))
+    """A server of the leaderboard alone, with these settings, where it is `NOW`."""
+    return Board(await serve({"apis.enabled": ["leaderboard"]} | (settings or {}), **({"now": NOW} | more)))
