@@ -482,6 +482,18 @@ async def every_record(storage: Storage) -> list[Record]:
     return [record for c in (DAYS, TOTALS, USERS) for record in (await storage.find(Query(c))).records]
 
 
+async def test_a_repair_while_others_sync(ledger: Ledger, storage: Storage) -> None:
+    await record_some(ledger)
+    for turn in range(5):
+        [total] = (await storage.get(TOTALS, ["alice all"])).values()
+        await storage.commit([Put(TOTALS, total.id, total.decode() | {"totalTokens": turn})])
+        with as_from_several_servers(storage):
+            syncs = [ledger.record("alice", [row(day, 1, f"m{n}-{turn}") for day in DATES], n) for n in range(4)]
+            await asyncio.gather(*syncs, ledger.audit("alice", repair=True))
+        assert await ledger.audit("alice", repair=False)
+    assert (await kept(storage, TOTALS))["alice all"]["totalTokens"] == (3 + 20) * len(DATES)
+
+
 async def test_a_total_that_is_missing_or_too_many(ledger: Ledger, storage: Storage) -> None:
     await record_some(ledger)
     before = await kept(storage, TOTALS)
