@@ -58,6 +58,11 @@ def decode(data: bytes) -> Any:
     return value
 
 
+def decode_kept(data: bytes) -> Any:
+    """`decode` of a document that a store keeps: what it refuses was refused when the document came."""
+    return _decoder.decode(data)
+
+
 def _check_depth(value: object) -> None:
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):

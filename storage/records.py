@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
-from .documents import InvalidDocument, decode
+from .documents import InvalidDocument, decode_kept
 from .times import parse_time
 
 MAX_ID_BYTES = 2048
@@ -151,7 +151,7 @@ class Record(NamedTuple):
 
     def decode(self) -> Any:
         """The document as a dict."""
-        return decode(self.document)
+        return decode_kept(self.document)
 
 
 class Change(NamedTuple):
