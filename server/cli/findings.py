@@ -133,7 +133,7 @@ def credentials(config: Config) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "ADMIN_KEY",
-            "not set on an exposed server: /metrics answers this machine alone",
+            "not set on an exposed server: /metrics answers this machine alone, /admin/keys nobody",
             "set ADMIN_KEY, or server.admin_key_file, to a long random text (openssl rand -hex 32)",
         )
     elif key is not None and len(key.reveal()) < _SHORTEST_KEY:

@@ -143,7 +143,7 @@ def _key(label: str, number: int) -> str:
 
 def arrival_of(document: Mapping[str, Any]) -> str:
     """When a day or a total last changed, as `format_instant` writes it."""
-    return str(document["byArrival"]).partition("/")[2]
+    return str(document.get("byArrival", "")).partition("/")[2]
 
 
 def _latest(document: Mapping[str, Any] | None, arrival: str) -> str:
