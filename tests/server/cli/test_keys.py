@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import sys
 from collections.abc import AsyncIterator
@@ -30,23 +29,9 @@ ID = r"[0-9a-f]{16}"
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder and no settings."""
-    monkeypatch.chdir(tmp_path)
-    for name in [*os.environ]:
-        if name not in ("PATH", "PYTHONPATH", "COVERAGE_PROCESS_START"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
+def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the least cost that bcrypt knows."""
     monkeypatch.setattr(bcrypt_pool, "COST", 4)
-    return tmp_path
-
-
-@pytest.fixture(params=["sqlite", "file"])
-def url(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The storage that commands and servers find configured."""
-    url = f"{request.param}:{folder / 'x.db'}"
-    monkeypatch.setenv("HOMEPORT_STORAGE__URL", url)
-    return url
 
 
 def run(*arguments: str) -> Result:

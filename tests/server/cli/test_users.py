@@ -16,27 +16,9 @@ from homeport.server.cli import cli
 from homeport.storage.lockfile import StoreLock
 from homeport.storage.remote import reach
 
-from .test_serve import PATIENCE, REPORT, Server
+from ..test_serve import PATIENCE, REPORT, Server
 
 KEY = json.loads(REPORT)["userKey"]
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder and no settings, for commands and servers."""
-    monkeypatch.chdir(tmp_path)
-    for name in [*os.environ]:
-        if name not in ("PATH", "PYTHONPATH", "COVERAGE_PROCESS_START"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture(params=["sqlite:x.db", "file:x.db"], ids=["sqlite", "file"])
-def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The storage that commands and servers find configured."""
-    monkeypatch.setenv("HOMEPORT_STORAGE__URL", request.param)
-    return str(request.param)
 
 
 def run(*arguments: str, stdin: str | None = None) -> Result:

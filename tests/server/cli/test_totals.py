@@ -17,28 +17,10 @@ from homeport.storage import Delete, Put, Storage
 from homeport.storage.remote.reach import reach_storage
 from homeport.storage.times import parse_time
 
-from .test_serve import Server
+from ..test_serve import Server
 
 NOW = parse_time("2025-12-22T12:00:00Z")
 MODEL = "claude-opus-4-5-20251101"
-
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder and no settings, for commands and servers."""
-    monkeypatch.chdir(tmp_path)
-    for name in [*os.environ]:
-        if name not in ("PATH", "PYTHONPATH", "COVERAGE_PROCESS_START"):
-            monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture(params=["sqlite:x.db", "file:x.db"], ids=["sqlite", "file"])
-def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The storage that commands and servers find configured."""
-    monkeypatch.setenv("HOMEPORT_STORAGE__URL", request.param)
-    return f"{request.param.partition(':')[0]}:{Path(request.param.partition(':')[2]).absolute()}"
 
 
 @pytest.fixture(params=[False, True], ids=["no server", "a server"])
