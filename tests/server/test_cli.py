@@ -311,7 +311,12 @@ NAMED = {"HOMEPORT_SERVER__PUBLIC_URL": "https://sync.example.com"}
         ({}, "ADMIN_KEY", "ok", "not set"),
         ({"ADMIN_KEY": "x" * 16}, "ADMIN_KEY", "ok", "set"),
         ({"ADMIN_KEY": "x" * 15}, "ADMIN_KEY", "warning", "shorter than 16 characters: it could be guessed"),
-        (EXPOSED, "ADMIN_KEY", "warning", "not set on an exposed server: /metrics answers this machine alone, /admin/keys nobody"),
+        (
+            EXPOSED,
+            "ADMIN_KEY",
+            "warning",
+            "not set on an exposed server: /metrics answers this machine alone, /admin/keys nobody",
+        ),
         (EXPOSED, "network", "warning", "clients that call the server by a host name are refused (421)"),
         (EXPOSED | NAMED, "network", "note", "exposed: it listens on 0.0.0.0:8000; server.public_url is {public}"),
         ({}, "console_usage", "warning", "on; CLAUDE_SYNC_API_KEY is not set: only this machine may post"),
