@@ -79,6 +79,9 @@ def assemble(
         limiter=Limiter(clock),
         telemetry=Telemetry(clock, config.log),
     )
+    for api in apis:
+        if api.set_up is not None:
+            api.set_up(app)
     apis = [system_api(core.telemetry, apis), *apis]
     add_routes(apis, core)
     app.cleanup_ctx.append(partial(_run, apis=apis, core=core))

@@ -112,6 +112,20 @@ class LogConfig(msgspec.Struct, frozen=True, kw_only=True):
     format: Literal["auto", "console", "json"]
 
 
+class CollectionConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A ``[[collections]]`` table; paths are absolute, and the unique fields are among the indexed ones."""
+
+    name: str
+    schema: str
+    indexes: tuple[str, ...] = ()
+    unique: tuple[str, ...] = ()
+    seed: str | None = None
+    read: Literal["public", "key"] | None = None
+    """None: as the server is exposed or not. So is ``write``."""
+    write: Literal["public", "key"] | None = None
+    keep_deleted_days: int = 90
+
+
 class ConsoleUsageConfig(msgspec.Struct, frozen=True, kw_only=True):
     api_key: Secret | None
     keep_versions: int
@@ -134,11 +148,18 @@ class LeaderboardConfig(msgspec.Struct, frozen=True, kw_only=True):
     slack_signing_secret: Secret | None
 
 
+class CollectionsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    schemas: str | None
+    """An absolute path."""
+    watch: bool
+
+
 class ApisConfig(msgspec.Struct, frozen=True, kw_only=True):
     enabled: frozenset[str]
     console_usage: ConsoleUsageConfig
     device_usage: DeviceUsageConfig
     leaderboard: LeaderboardConfig
+    collections: CollectionsConfig
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -146,6 +167,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     file: str | None
     """The TOML file that was read."""
+    collections: tuple[CollectionConfig, ...]
     server: ServerConfig
     storage: StorageConfig
     log: LogConfig
@@ -327,9 +349,19 @@ def _settle(values: Table, environ: Mapping[str, str], wrong: list[str]) -> None
             values[name] = _absolute(name, Path(values[name]), wrong)
         elif values[other]:
             wrong.append(f"{name}: is not set, but {other} is; HTTPS needs both")
+    if folder := values["apis.collections.schemas"]:
+        values["apis.collections.schemas"] = _absolute("apis.collections.schemas", Path(folder), wrong)
+    values["collections"] = [
+        _settle_collection(f"collections[{place}]", table, wrong) for place, table in enumerate(values["collections"])
+    ]
     for name, rule in settings().items():
         if values[name] == "" == rule["default"]:
             values[name] = None
+
+
+def _settle_collection(setting: str, table: Table, wrong: list[str]) -> Table:
+    paths = {key: _absolute(f"{setting}.{key}", Path(table[key]), wrong) for key in ("schema", "seed") if key in table}
+    return table | paths
 
 
 def _absolute(setting: str, path: Path, wrong: list[str]) -> str:

@@ -21,6 +21,8 @@ _AUTHORITY = re.compile(r"(?:\[(?P<literal>[^\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _FACTORY = re.compile(r"(?!(?:memory|postgres|postgresql):)[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
+_COLLECTION = re.compile(r"[a-z][a-z0-9_-]{0,49}")
+
 
 class Address(NamedTuple):
     """Where to listen: a TCP host (no brackets) and port; with ``port`` None, the path of a Unix socket."""
@@ -136,6 +138,16 @@ def _is_path(text: str) -> bool:
     return not _CONTROL.search(text)
 
 
+def is_collection_name(text: str) -> bool:
+    """Whether anybody's collection may have this name."""
+    return bool(_COLLECTION.fullmatch(text))
+
+
+def is_field_name(text: str) -> bool:
+    """Whether a member of documents with this name may be indexed; their id always is."""
+    return bool(text) and text[0] != "-" and "\0" not in text and text not in ("id", "_meta")
+
+
 def _is_storage_url(text: str) -> bool:
     scheme, _, path = text.partition(":")
     if scheme in ("file", "sqlite"):
@@ -157,6 +169,8 @@ def _is_rate_limit(text: str) -> bool:
 FORMATS = {
     "base-path": Format(_is_base_path, "a path", "/homeport"),
     "bind-host": Format(_is_host_name, "an address or host name without a port", "127.0.0.1"),
+    "collection-name": Format(is_collection_name, "a name of up to 50 of a-z, 0-9, _ and -, first a letter,", "notes"),
+    "field-name": Format(is_field_name, "the name of a field other than id and _meta", "title"),
     "host-name": Format(_is_host_name, "a host name or address without scheme and port", "sync.example.com"),
     "ip-network": Format(_accepts(ipaddress.ip_network), "an address or network", "10.0.0.0/8"),
     "listen-address": Format(_accepts(parse_address), "HOST:PORT or unix:PATH", "[::1]:8000"),

@@ -77,6 +77,7 @@ class Api:
     """A set of operations with one envelope, and what they need to run.
 
     ``collections`` are declared to the store before the first request. ``jobs`` run while the server does.
+    ``set_up``, if set, is called when an application is made, and may raise `ConfigError`.
     ``lifespan``, if set, is entered when the store is open and left before it closes. ``metrics``, if set, tells what
     `GET /metrics` shows besides what it shows of every operation.
     """
@@ -89,6 +90,7 @@ class Api:
         self.collections = collections
         self.operations: list[Operation] = []
         self.jobs: list[Job] = []
+        self.set_up: Callable[[web.Application], None] | None = None
         self.lifespan: Lifespan | None = None
         self.metrics: Metrics | None = None
 

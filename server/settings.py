@@ -113,6 +113,9 @@ def problems(table: Table, label: Callable[[str], str]) -> Iterator[str]:
             for key in sorted(set(cast("Table", error.instance)).difference(rule["properties"])):
                 unknown = _name([*error.instance_path, key])
                 yield f"{label(unknown)}: unknown key; {_hint(unknown, name, rule)}"
+        elif error.schema_path[-1] == "required":
+            missing = cast("str", error.kind.value)
+            yield f"{label(f'{name}.{missing}')}: is not set; it has to be {_expected(rule['properties'][missing])}"
         elif name not in told:  # once, however many keywords it fails
             told.add(name)
             yield f"{label(name)}: {_show(error.instance, rule)} is not {_expected(rule)}"
@@ -185,6 +188,8 @@ def _expected(rule: Schema) -> str:
             return "true or false"
         case "array":
             items = rule["items"]
+            if items["type"] == "object":
+                return "a list of tables"
             example = FORMATS[items["format"]].example if "format" in items else items["enum"][0]
             return f'a list such as ["{example}"]'
         case "object":
@@ -194,6 +199,10 @@ def _expected(rule: Schema) -> str:
 
 
 def _hint(unknown: str, section: str, rule: Schema) -> str:
-    if meant := nearest(unknown, settings()):
+    in_list = "[" in section
+    known = [f"{section}.{key}" for key in rule["properties"]] if in_list else list(settings())
+    if meant := nearest(unknown, known):
         return f"did you mean {meant}?"
+    if in_list:
+        section = f"[{section.partition('[')[0]}]"
     return f"{f'[{section}]' if section else 'the file'} has {', '.join(rule['properties'])}"

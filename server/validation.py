@@ -18,6 +18,7 @@ import jsonschema_rs
 from ..storage.documents import decode
 from ..storage.times import parse_time
 from .errors import Problem
+from .wording import explain_one
 
 SCHEMAS = Path(__file__).parent.parent / "schemas"
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})")
@@ -99,7 +100,7 @@ class Checker:
 
     def problems(self, value: Any) -> list[Problem]:
         """Why a value does not fit: at least one reason, at most a hundred. Takes up to half a second: for a thread."""
-        from .explanations import explain, explain_one  # jsonschema is imported when it is first needed
+        from .explanations import explain  # jsonschema is imported when it is first needed
 
         problems = explain(self.uri, self.documents, value)
         if not problems:

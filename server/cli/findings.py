@@ -184,10 +184,18 @@ def _leaderboard(config: Config) -> Finding:
     return Finding("ok", "leaderboard", f"on; {who}; Slack's /apikey is {slack}")
 
 
+def _collections(config: Config) -> Finding:
+    names = [collection.name for collection in config.collections]
+    if config.apis.collections.schemas is not None:
+        names.append(f"what is in {config.apis.collections.schemas}")
+    return Finding("ok", "collections", f"on; {', '.join(names) or 'there are none'}")
+
+
 _APIS: dict[str, Callable[[Config], Finding]] = {
     "console_usage": _console_usage,
     "device_usage": _device_usage,
     "leaderboard": _leaderboard,
+    "collections": _collections,
 }
 
 

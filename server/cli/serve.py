@@ -19,6 +19,7 @@ import click
 
 from ... import __version__
 from ...storage import StorageError
+from ..config import ConfigError
 from ..formats import Address, format_address
 from ..settings import from_text
 from ..tls import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, Tls, TlsError
@@ -62,12 +63,15 @@ _ANSWER = 0.2
     epilog="\b\nExamples:\n"
     "  homeport serve\n"
     "  homeport serve --port 9000 --storage file:data\n"
+    "  homeport serve --schemas schemas --watch\n"
     "  homeport serve --port 0 --storage memory: --ready-file url.txt"
 )
 @config_option
 @setting_option("--host", "server.host", "HOST", "The address to listen on.")
 @setting_option("--port", "server.port", "PORT", "The port; 0 takes a free one.")
 @storage_option
+@click.option("--schemas", metavar="DIR", help="A folder whose *.schema.json files become collections.")
+@click.option("--watch", is_flag=True, default=None, help="Make an edited schema live at once.")
 @click.option(
     "--ready-file", metavar="FILE", type=click.Path(path_type=Path), help="Where to write the URL when ready."
 )
@@ -78,6 +82,8 @@ def serve(
     host: str | None,
     port: str | None,
     storage: str | None,
+    schemas: str | None,
+    watch: bool | None,
     ready_file: Path | None,
     log_format: str | None,
 ) -> None:
@@ -87,6 +93,8 @@ def serve(
         server__host=host,
         server__port=port and from_text("server.port", port),
         storage__url=storage,
+        apis__collections__schemas=schemas,
+        apis__collections__watch=watch,
         log__format=log_format,
     )
     store(config)  # bad configuration is told before anything is started
@@ -103,6 +111,8 @@ def serve(
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config, tls, ready_file))
+    except ConfigError as error:
+        raise BadConfig(error.problems) from None
     except StorageError as error:
         raise Failure(str(error)) from None
 

@@ -73,7 +73,11 @@ def test_every_option_has_help(path: tuple[str, ...], command: click.Command) ->
     ("path", "options"),
     [
         ((), {"--version", "--help"}),
-        (("serve",), {"--config", "--host", "--port", "--storage", "--ready-file", "--log-format", "--help"}),
+        (
+            ("serve",),
+            {"--config", "--host", "--port", "--storage", "--schemas", "--watch"}
+            | {"--ready-file", "--log-format", "--help"},
+        ),
         (("check",), {"--config", "--storage", "--json", "--repair-totals", "--help"}),
         (("example-config",), {"--help"}),
         (("keys", "create"), {"--config", "--storage", "--json", "--scope", "--help"}),

@@ -110,7 +110,7 @@ def test_a_plain_start() -> None:
     assert config.server.admin_key is None
     assert config.server.shutdown_timeout == 8.0
     assert config.storage.url == f"sqlite:{Path.home()}/.local/share/homeport/homeport.db"
-    assert config.apis.enabled == {"console_usage", "device_usage", "leaderboard"}
+    assert config.apis.enabled == {"console_usage", "device_usage", "leaderboard", "collections"}
     assert not config.exposed
 
 
@@ -294,16 +294,16 @@ def test_toml_in_other_words(toml: str) -> None:
         pytest.param("server.prot = 1", ["server.prot: unknown key; did you mean server.port?"], id="misspelt"),
         pytest.param("port = 1", ["port: unknown key; did you mean server.port?"], id="in no section"),
         pytest.param(
-            "[sever]\nport = 1", ["sever: unknown key; the file has server, storage, log, apis"], id="section"
+            "[sever]\nport = 1", ["sever: unknown key; the file has collections, server, storage, log, apis"], id="section"
         ),
         pytest.param(
             "[apis.billing]\npublic = true",
-            ["apis.billing: unknown key; [apis] has enabled, console_usage, device_usage, leaderboard"],
+            ["apis.billing: unknown key; [apis] has enabled, console_usage, device_usage, leaderboard, collections"],
             id="an API that there is not",
         ),
         pytest.param(
             "apis.enabled = ['device_usage', 'sessions']",
-            ['apis.enabled[1]: "sessions" is not one of console_usage, device_usage, leaderboard'],
+            ['apis.enabled[1]: "sessions" is not one of console_usage, device_usage, leaderboard, collections'],
             id="a name in a list",
         ),
         pytest.param("[log]\n'a\\nb' = 1", ['log."a\\\\nb": unknown key; [log] has level, format'], id="an odd key"),

@@ -1,0 +1,51 @@
+"""Who may read and write a collection (contracts/collections.md, "key")."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from ...api_keys import API_KEYS
+from ...auth import presented_key, same_secret
+from ...errors import Forbidden, Unauthorized
+from .registry import COLLECTIONS
+
+if TYPE_CHECKING:
+    from ...auth import Auth
+    from ...request import ApiRequest
+    from .registry import UserCollection
+
+Action = Literal["read", "write"]
+
+
+def may(action: Action) -> Auth:
+    """Whoever may do this to the collection that the path names; ``request.caller`` is the `UserCollection`.
+
+    Raises `NotFound` where there is none.
+    """
+
+    async def authenticate(request: ApiRequest) -> UserCollection:
+        # The path's parameters are read after this: the first is the collection.
+        collection = request.app[COLLECTIONS].get(next(iter(request.raw.match_info.values())))
+        await check_access(request, collection, action)
+        return collection
+
+    return authenticate
+
+
+async def check_access(request: ApiRequest, collection: UserCollection, action: Action) -> None:
+    """Returns if the collection is public, or a key was presented that opens it: one with the scope, or ADMIN_KEY.
+
+    Raises `Unauthorized` or `Forbidden`.
+    """
+    if (collection.read if action == "read" else collection.write) == "public":
+        return
+    presented = presented_key(request)
+    if same_secret(presented, request.config.server.admin_key):
+        request.username = request.caller_id = "admin"
+        return
+    key = await request.app[API_KEYS].verify(presented)
+    if key is None:
+        raise Unauthorized("Invalid or missing API key", headers={"WWW-Authenticate": "Bearer"})
+    request.username, request.caller_id = key.username, key.id
+    if (scope := f"collections:{action}") not in key.scopes:
+        raise Forbidden(f"The API key lacks the scope {scope}")

@@ -1,0 +1,91 @@
+"""Documents as bytes: what is kept of one that came, and how it is shown.
+
+A document is kept as it was sent, without a ``_meta`` of its own and with one of ours at its end, which says when it
+was written. Nothing here decodes a value and encodes it again: numbers, the order of names, and white space inside
+values stay.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from ....storage.documents import encode
+from ....storage.times import format_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ....storage.records import Record
+
+META = "_meta"
+_OURS = re.compile(rb',?"_meta":\{"updated_at":"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z)"\}\}\Z')
+_LONGEST_OURS = 64
+"""Bytes that hold all of our ``_meta`` at the end of a document."""
+
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def members(document: bytes) -> dict[str, bytes]:
+    """The top-level members of a document that is known to be a JSON object, each value as the bytes it came as; of
+    duplicate names the last."""
+    return {name: bytes(value) for name, value in _members.decode(document).items()}
+
+
+def joined(parts: Mapping[str, bytes]) -> bytes:
+    """The reverse of `members`."""
+    return b"{" + b",".join([encode(name) + b":" + value for name, value in parts.items()]) + b"}"
+
+
+def without_meta(body: bytes) -> bytes:
+    """A JSON object as it was sent, without a member called ``_meta``."""
+    if b'"_meta"' in body or b"\\u" in body:  # which may spell it
+        parts = members(body)
+        if parts.pop(META, None) is not None:
+            return joined(parts)
+    return body.strip()
+
+
+def kept(body: bytes, now: int) -> bytes:
+    """What is stored of a JSON object that was sent; ``now``: microseconds since the epoch."""
+    return _with_meta(without_meta(body), b'{"updated_at":"' + format_time(now).encode() + b'"}')
+
+
+def shown(record: Record, fields: Iterable[str] | None = None) -> bytes:
+    """A kept record as it is answered; with ``fields``, only these of its members."""
+    document, updated_at = _apart(record.document)
+    if fields is not None:
+        parts = members(document)
+        document = joined({name: parts[name] for name in fields if name in parts})
+    meta = {"id": record.id, "version": record.version, "updated_at": updated_at}
+    return _with_meta(document, encode(meta))
+
+
+def plain(document: bytes) -> bytes:
+    """A kept document without our ``_meta``: as it was sent."""
+    return _apart(document)[0]
+
+
+def _with_meta(document: bytes, meta: bytes) -> bytes:
+    comma = b"" if not document[1:-1].strip() else b","
+    return document[:-1] + comma + b'"_meta":' + meta + b"}"
+
+
+def _apart(document: bytes) -> tuple[bytes, str | None]:
+    """A kept document without our ``_meta``, and when it was written."""
+    tail = max(0, len(document) - _LONGEST_OURS)
+    if ours := _OURS.search(document, tail):
+        return document[: ours.start()] + b"}", ours[1].decode()
+    parts = members(document)  # edited by a person, in the store's files
+    meta = parts.pop(META, b"null")
+    try:
+        updated_at = msgspec.json.decode(meta, type=_Meta | None)
+    except msgspec.ValidationError:
+        updated_at = None
+    return joined(parts), updated_at and updated_at.updated_at
+
+
+class _Meta(msgspec.Struct):
+    updated_at: str
