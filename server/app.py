@@ -24,6 +24,7 @@ from .endpoint import Core
 from .hosts import Hosts
 from .jobs import run_jobs
 from .keys import CLOCK, CONFIG, STORAGE
+from .live import LIVE, Live
 from .logs import http_log
 from .operation import Api
 from .ratelimit import Limiter
@@ -68,6 +69,8 @@ def assemble(
     )
     app[CONFIG] = config
     app[CLOCK] = clock
+    app[LIVE] = live = Live()
+    app.on_shutdown.append(live.stop)  # before aiohttp waits for handlers, of which each stream has one
     if storage is not None:
         app[STORAGE] = storage
     core = Core(
