@@ -22,6 +22,7 @@ from .errors import (
 from .queries import Filter, Operator, Page, Query, Tombstones, starts_with
 from .records import ABSENT, Change, Changes, Collection, Field, Floor, Record
 from .retry import retry
+from .snapshots import Snapshot
 from .writes import Check, Commit, Delete, DeleteWhere, Put, Write
 
 __all__ = [
@@ -46,6 +47,7 @@ __all__ = [
     "Put",
     "Query",
     "Record",
+    "Snapshot",
     "Storage",
     "StorageDamaged",
     "StorageError",

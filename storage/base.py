@@ -1,4 +1,4 @@
-"""The storage contract: nine verbs, what goes into them and what comes out.
+"""The storage contract: ten verbs, what goes into them and what comes out.
 
 A *record* is a JSON document with an id, in a *collection*. One counter per store gives every write a *version* of
 its own, and a record carries the version that last wrote it: version is the ETag, the cursor of `changes` and the
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterable, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from .feed import Feed
 from .locks import KeyedLocks
 from .queries import Page, Query, Tombstones
 from .records import Change, Changes, Collection, Floor, Record
+from .snapshots import PAGE, Snapshot, in_pages
 from .writes import Check, Commit, DeleteWhere, Write
 
 _CATCH_UP_PAGE = 500
@@ -131,6 +133,25 @@ class Storage(ABC):
                 if change.collection in names:
                     yield change
             await self._feed.beyond(after)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        """All that the store holds at one version, for as long as the context lasts.
+
+        This one reads page by page, and so raises `StorageUnavailable` where the store is written to meanwhile. A back
+        end that servers run on should hold a version while commits go on, as Homeport's own do.
+        """
+        self._check_open()
+        collections = tuple(self.collections.values())
+        version = (await self.changes(collections[0], 0, 1)).store_version if collections else 0
+
+        async def read(collection: Collection, after: int) -> Changes:
+            page = await self.changes(collection, after, PAGE, began=version)
+            if page.store_version != version:
+                raise StorageUnavailable("the store was written to while it was read: stop its server first")
+            return page
+
+        yield Snapshot(version, collections, in_pages(collections, read))
 
     @abstractmethod
     async def load(self, changes: AsyncIterable[Change | Floor]) -> None:

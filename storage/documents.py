@@ -63,6 +63,24 @@ def decode_kept(data: bytes) -> Any:
     return _decoder.decode(data)
 
 
+def embedded(document: bytes | None) -> msgspec.Raw:
+    """A document inside another JSON text, from which `extracted` gives it back to the byte; None is ``null``."""
+    if document is None:
+        return msgspec.Raw(b"null")
+    if document[0] == b"{"[0] and document[-1] == b"}"[0]:
+        return msgspec.Raw(document)
+    # White space around a document would not come back from JSON; inside a string it does.
+    return msgspec.Raw(encode(document.decode()))
+
+
+def extracted(raw: msgspec.Raw) -> bytes | None:
+    """The document that was `embedded`."""
+    text = bytes(raw)
+    if text == b"null":
+        return None
+    return text if text.startswith(b"{") else msgspec.json.decode(text, type=str).encode()
+
+
 def _check_depth(value: object) -> None:
     level: list[Any] = [value]
     for _ in range(MAX_DEPTH):

@@ -183,6 +183,11 @@ class Floor(NamedTuple):
     collection: str
     version: int
 
+    @property
+    def size(self) -> int:
+        """Bytes of a document, of which it has none."""
+        return 0
+
 
 @dataclass(frozen=True, slots=True)
 class Changes:

@@ -16,7 +16,7 @@ import msgspec
 from .. import disk
 from ..commits import Written
 from ..disk import translated
-from ..documents import encode
+from ..documents import embedded, encode, extracted
 from ..errors import StorageDamaged, StorageUnavailable
 from ..records import Change, Collection
 from .sealed import may_be_torn, seal, unseal
@@ -36,27 +36,12 @@ class Entry(msgspec.Struct, omit_defaults=True):
     @classmethod
     def of(cls, written: Sequence[Written], version: int) -> Entry:
         """The entry of a batch of commits."""
-        return cls(version, [(w.collection.name, w.id, _raw(w.put.document if w.put else None)) for w in written])
+        return cls(version, [(w.collection.name, w.id, embedded(w.put.document if w.put else None)) for w in written])
 
     def changes(self) -> Iterator[Change]:
         first = self.version - len(self.writes) + 1
         for version, (collection, id, raw) in enumerate(self.writes, first):
-            yield Change(collection, id, version, _document(bytes(raw)))
-
-
-def _raw(document: bytes | None) -> msgspec.Raw:
-    if document is None:
-        return msgspec.Raw(b"null")
-    if document[0] == b"{"[0] and document[-1] == b"}"[0]:
-        return msgspec.Raw(document)
-    # White space around a document would not come back from JSON; inside a string it does.
-    return msgspec.Raw(encode(document.decode()))
-
-
-def _document(raw: bytes) -> bytes | None:
-    if raw == b"null":
-        return None
-    return raw if raw.startswith(b"{") else msgspec.json.decode(raw, type=str).encode()
+            yield Change(collection, id, version, extracted(raw))
 
 
 _decode = msgspec.json.Decoder(Entry).decode

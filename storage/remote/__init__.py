@@ -17,11 +17,13 @@ from ..base import Storage
 from ..errors import StorageUnavailable
 from ..queries import Page, Query, Tombstones
 from ..records import Change, Changes, Collection, Floor, Record
+from ..snapshots import Snapshot
 from ..writes import Commit, Write
 from . import messages as m
 from .link import READ_BYTES, Link, not_understood, socket_of
 
 T = TypeVar("T")
+_Said = AsyncGenerator[m.Records | m.Changed | m.SnapshotTaken | m.Done]
 
 _MAX_CALLS = 32
 
@@ -38,7 +40,8 @@ class RemoteStorage(Storage):
         self.path: Path = path
         self._slots = asyncio.Semaphore(_MAX_CALLS)
         self._committing = asyncio.Lock()
-        self._watches: set[Link] = set()
+        self._streams: set[Link] = set()
+        """What watches and snapshots come by."""
 
     async def open(self) -> None:
         """Raises `StorageUnavailable` where no server answers."""
@@ -53,7 +56,7 @@ class RemoteStorage(Storage):
             for _ in range(_MAX_CALLS):  # whoever has all of them is alone
                 await self._slots.acquire()
         self._slots = asyncio.Semaphore(_MAX_CALLS)
-        for link in [*self._watches]:
+        for link in [*self._streams]:
             await link.close()
 
     async def declare(self, *collections: Collection) -> None:
@@ -97,8 +100,7 @@ class RemoteStorage(Storage):
     async def watch(self, collections: Sequence[Collection], after: int) -> AsyncIterator[Change]:
         self._check_open()
         request = m.Watch(tuple([self._declared(collection).name for collection in collections]), m.int64(after))
-        async with self._connected() as link, aclosing(_ask(link, request)) as said:
-            self._watches.add(link)
+        async with self._streamed(request) as said:
             try:
                 async for part in said:
                     for change in part.items if isinstance(part, m.Changed) else ():
@@ -106,12 +108,19 @@ class RemoteStorage(Storage):
             except StorageUnavailable:
                 if not self._feed.closed:
                     raise
-            finally:
-                self._watches.discard(link)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        self._check_open()
+        async with self._streamed(m.TakeSnapshot()) as said:
+            taken = await anext(said)
+            if not isinstance(taken, m.SnapshotTaken):
+                raise not_understood()
+            yield Snapshot(taken.version, taken.collections, _changes(said))
 
     async def load(self, changes: AsyncIterable[Change | Floor]) -> None:
         self._check_open()
-        _, self.id = await self._call(m.Load(), str, (_changed(part) async for part in m.in_parts(changes)))
+        _, self.id = await self._call(m.Load(), str, (m.Changed.of(part) async for part in m.in_parts(changes)))
 
     async def ping(self) -> None:
         self._check_open()
@@ -126,8 +135,19 @@ class RemoteStorage(Storage):
             async for part in said:
                 if isinstance(part, m.Done):
                     return items, msgspec.msgpack.decode(part.result, type=returns)
-                items += part.items
+                if isinstance(part, m.Records | m.Changed):
+                    items += part.items
         raise AssertionError("an answer ends with Done")
+
+    @asynccontextmanager
+    async def _streamed(self, request: m.Request) -> AsyncIterator[_Said]:
+        """An answer of which `close` does not wait for the end."""
+        async with self._connected() as link, aclosing(_ask(link, request)) as said:
+            self._streams.add(link)
+            try:
+                yield said
+            finally:
+                self._streams.discard(link)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Link]:
@@ -148,9 +168,7 @@ def _place(store: Path) -> str:
     return os.path.realpath(socket_of(store))
 
 
-async def _ask(
-    link: Link, request: m.Request, sending: AsyncGenerator[m.Part] | None = None
-) -> AsyncGenerator[m.Records | m.Changed | m.Done]:
+async def _ask(link: Link, request: m.Request, sending: AsyncGenerator[m.Part] | None = None) -> _Said:
     """The parts of the answer and, last, `Done`; sends the parts of the request as they are asked for."""
     async with aclosing(sending or _nothing()) as parts:
         await link.send(request)
@@ -158,7 +176,7 @@ async def _ask(
             match await link.receive():
                 case m.GoOn():
                     await link.send(await anext(parts, m.End()))
-                case m.Records() | m.Changed() as part:
+                case m.Records() | m.Changed() | m.SnapshotTaken() as part:
                     yield part
                     await link.send(m.GoOn())
                 case m.Done() as done:
@@ -175,6 +193,7 @@ async def _nothing() -> AsyncGenerator[m.Part]:
     yield
 
 
-def _changed(items: Sequence[Change | Floor]) -> m.Changed:
-    changes = tuple([item for item in items if isinstance(item, Change)])
-    return m.Changed(changes, tuple([item for item in items if isinstance(item, Floor)]))
+async def _changes(said: _Said) -> AsyncIterator[Change | Floor]:
+    async for part in said:
+        for change in part if isinstance(part, m.Changed) else ():
+            yield change

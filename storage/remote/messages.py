@@ -7,7 +7,8 @@ know them; ids that are only asked for as bytes, since they may be no text; vers
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -111,11 +112,15 @@ class Load(Message):
     """The caller sends `Changed`; answered by the store's new id."""
 
 
+class TakeSnapshot(Message):
+    """Answered by `SnapshotTaken`, then `Changed`."""
+
+
 class Ping(Message):
     pass
 
 
-Request = Hello | Declare | Get | Find | Count | Commit | Forget | ChangesAfter | Watch | Load | Ping
+Request = Hello | Declare | Get | Find | Count | Commit | Forget | ChangesAfter | Watch | Load | TakeSnapshot | Ping
 
 
 class Welcome(msgspec.Struct):
@@ -190,8 +195,27 @@ class Changed(Message):
     items: tuple[Change, ...]
     floors: tuple[Floor, ...] = ()
 
+    @classmethod
+    def of(cls, items: Iterable[Change | Floor]) -> Changed:
+        changes: list[Change] = []
+        floors: list[Floor] = []
+        for item in items:
+            if isinstance(item, Floor):
+                floors.append(item)
+            else:
+                changes.append(item)
+        return cls(tuple(changes), tuple(floors))
 
-Part = Writes | Records | Changed
+    def __iter__(self) -> Iterator[Change | Floor]:
+        return chain(self.floors, self.items)
+
+
+class SnapshotTaken(Message):
+    version: int
+    collections: tuple[Collection, ...]
+
+
+Part = Writes | Records | Changed | SnapshotTaken
 
 
 class GoOn(Message):
@@ -293,7 +317,7 @@ def failure(error: Exception) -> Failed | Conflicted | Invalid | None:
     return None
 
 
-ANYTHING: Any = Request | Writes | Records | Changed | GoOn | End | Done | Failed | Conflicted | Invalid
+ANYTHING: Any = Request | Part | GoOn | End | Done | Failed | Conflicted | Invalid
 
 
 # Values

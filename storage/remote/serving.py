@@ -10,11 +10,11 @@ import os
 import socket
 import stat
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from ..base import Storage
 from ..errors import StorageLocked, StorageUnavailable
@@ -164,10 +164,10 @@ class _Calls:
             case m.Get():
                 ids = [m.text(id) for id in request.ids]
                 records = await storage.get(m.known(request.collection, collections), ids)
-                await _give(link, m.Records, records.values())
+                await _give(link, m.Records, m.each(records.values()))
             case m.Find():
                 page = await storage.find(request.selection.query(collections))
-                await _give(link, m.Records, page.records)
+                await _give(link, m.Records, m.each(page.records))
                 return replace(page, records=())
             case m.Count():
                 return await storage.count(request.selection.query(collections))
@@ -178,13 +178,18 @@ class _Calls:
             case m.ChangesAfter():
                 collection = m.known(request.collection, collections)
                 changes = await storage.changes(collection, request.after, request.limit, began=request.began)
-                await _give(link, m.Changed, changes.changes)
+                await _give(link, m.Changed, m.each(changes.changes))
                 return replace(changes, changes=())
             case m.Watch():
                 await self._watch(link, [m.known(name, collections) for name in request.collections], request.after)
             case m.Load():
                 await storage.load(_changes(link))
                 return storage.id
+            case m.TakeSnapshot():
+                async with storage.snapshot() as snapshot:
+                    await link.send(m.SnapshotTaken(snapshot.version, snapshot.collections))
+                    await _await(link, m.GoOn)
+                    await _give(link, m.Changed.of, snapshot.changes)
             case m.Ping():
                 await storage.ping()
             case _:
@@ -236,10 +241,10 @@ async def _next(changes: AsyncIterator[Change], link: Link) -> Change | None:
         await asyncio.gather(change, gone, return_exceptions=True)
 
 
-async def _give(link: Link, kind: type[m.Records | m.Changed], items: Iterable[Any]) -> None:
+async def _give(link: Link, made: Callable[[tuple[T, ...]], m.Part], items: AsyncIterable[T]) -> None:
     """Sends parts, each when the caller has had the one before."""
-    async for part in m.in_parts(m.each(items)):
-        await link.send(kind(part))
+    async for part in m.in_parts(items):
+        await link.send(made(part))
         await _await(link, m.GoOn)
 
 
@@ -258,9 +263,7 @@ async def _take(link: Link, kind: type[P]) -> AsyncIterator[P]:
 
 async def _changes(link: Link) -> AsyncIterator[Change | Floor]:
     async for part in _take(link, m.Changed):
-        for floor in part.floors:
-            yield floor
-        for change in part.items:
+        for change in part:
             yield change
 
 

@@ -28,6 +28,7 @@ from ..errors import Conflict, NotEmpty, StorageDamaged, StorageError, StorageFu
 from ..lockfile import StoreLock
 from ..queries import Page, Query, Tombstones
 from ..records import Change, Changes, Collection, Floor, Record
+from ..snapshots import PAGE, Snapshot, in_pages
 from ..writes import Commit, Write
 from . import tables as tables
 
@@ -38,6 +39,7 @@ TRUNCATE_BYTES = 64 << 20
 _READERS = 2
 _IDS_ON_THE_LOOP = 32
 _LOAD_CHUNK = 500
+_LOAD_CHUNK_BYTES = 4 << 20
 
 
 class _Connection(sqlite3.Connection):
@@ -65,6 +67,7 @@ class SqliteStorage(Storage):
         self._lock = StoreLock(self.path)
         self._sqls: dict[str, tables.Sql] = {}
         self._version = 0
+        self._snapshots: set[aiosqlite.Connection] = set()
         self._checkpointed = 0  # the size of the WAL when it was last written back whole
 
     # Opening and closing
@@ -143,7 +146,7 @@ class SqliteStorage(Storage):
         self._feed.close()
         async with self._writing, self._reading.shut():
             self._on_loop.close()
-            for reader in self._readers:
+            for reader in [*self._snapshots, *self._readers]:
                 await reader.close()
             await self._writer.close()
         self._lock.release()
@@ -184,11 +187,36 @@ class SqliteStorage(Storage):
         sql = self._sqls[self._declared(collection).name]
         return await self._read(lambda db: tables.changes(db, sql, after, limit, began))
 
-    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        """A read transaction on a connection of its own, which holds up no commit.
+
+        Rather than SQLite's backup API, which needs room for a second database before the first record can be read. The
+        price is that the WAL cannot begin anew meanwhile: it grows by what is written until the snapshot is let go.
+        """
         async with self._reading.passed():
             self._check_open()
             with _translated(self.path):
-                return await _on(next(self._next_reader), work)
+                db = await aiosqlite.connect(self._read_only, uri=True, factory=_Connection, isolation_level=None)
+            self._snapshots.add(db)
+        try:
+            version, collections = await self._read(tables.begin_snapshot, db)
+            sqls = {collection.name: tables.Sql(collection) for collection in collections}
+
+            async def read(collection: Collection, after: int) -> Changes:
+                sql = sqls[collection.name]
+                return await self._read(lambda db: tables.changes(db, sql, after, PAGE, version), db)
+
+            yield Snapshot(version, collections, in_pages(collections, read))
+        finally:
+            self._snapshots.discard(db)
+            await db.close()
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T], connection: aiosqlite.Connection | None = None) -> T:
+        async with self._reading.passed():
+            self._check_open()
+            with _translated(self.path):
+                return await _on(connection or next(self._next_reader), work)
 
     # Writing
 
@@ -262,8 +290,11 @@ class SqliteStorage(Storage):
     async def _checkpoint(self) -> None:
         """Writes the WAL back into the database when it has grown; runs between two batches.
 
-        A WAL that was written back whole begins anew and keeps its size, so it has grown when it exceeds that.
+        A WAL that was written back whole begins anew and keeps its size, so it has grown when it exceeds that. While
+        there is a snapshot it could not begin anew, and to truncate it would wait for the snapshot.
         """
+        if self._snapshots:
+            return
         size = self._wal.stat().st_size
         if size >= TRUNCATE_BYTES:
             async with self._writing, self._reading.shut():
@@ -283,11 +314,13 @@ def _checkpoint(db: sqlite3.Connection, mode: str) -> bool:
 
 async def _chunks(changes: AsyncIterable[Change | Floor]) -> AsyncIterator[list[Change | Floor]]:
     chunk: list[Change | Floor] = []
+    size = 0
     async for change in changes:
         chunk.append(change)
-        if len(chunk) == _LOAD_CHUNK:
+        size += change.size
+        if len(chunk) == _LOAD_CHUNK or size > _LOAD_CHUNK_BYTES:
             yield chunk
-            chunk = []
+            chunk, size = [], 0
     yield chunk
 
 

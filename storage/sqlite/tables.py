@@ -368,6 +368,12 @@ def changes(db: sqlite3.Connection, sql: Sql, after: int, limit: int, began: int
     return Changes(page, page[-1].version if more else version, more, version, floor)
 
 
+def begin_snapshot(db: sqlite3.Connection) -> tuple[int, tuple[Collection, ...]]:
+    """Begins a transaction that sees no later commit; the store's version and collections in it."""
+    db.execute("BEGIN")
+    return identity(db)[1], tuple(declared(db).values())
+
+
 def _records(rows: str) -> list[Record]:
     return [Record(id, version, document.encode()) for id, version, document in decode(rows.encode())]
 

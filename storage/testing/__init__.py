@@ -19,11 +19,14 @@ from .keeping import Keeping
 from .loading import Loading
 from .opening import Opening
 from .paging import Paging
+from .snapshotting import Snapshotting
 from .watching import Watching
 
 __all__ = ["StorageContract"]
 
 
-class StorageContract(Opening, Keeping, Filtering, Paging, Committing, Competing, Changing, Watching, Loading):
+class StorageContract(
+    Opening, Keeping, Filtering, Paging, Committing, Competing, Changing, Watching, Loading, Snapshotting
+):
     """Every verb, boundary and error of `homeport.storage.Storage`; see `Contract` for what a subclass says of its
     back end."""
