@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +28,19 @@ _ADMIN = holders_of(_admin_key)
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
-def system_api(telemetry: Telemetry, apis: Sequence[Api]) -> Api:
+def system_api(telemetry: Telemetry, apis: Sequence[Api], bcrypt_cost: int | None = None) -> Api:
     """The API of an application that counts in ``telemetry`` and has these others; it makes the application's
-    `ApiKeys`."""
+    `ApiKeys`, with this cost."""
     api = Api("system", collections=(KEYS, USERS))
-    api.lifespan = _with_api_keys
+
+    async def with_api_keys(app: web.Application) -> AsyncIterator[None]:
+        keys = app[API_KEYS] = ApiKeys(app[STORAGE], app[CLOCK], bcrypt_cost)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(keys.close)
+
+    api.lifespan = with_api_keys
 
     @api.get("/metrics", auth=loopback_or(_admin_key))
     async def metrics(request: ApiRequest) -> Answer:
@@ -78,11 +87,3 @@ def describe(key: Key, text: str | None = None) -> dict[str, Any]:
         "created_at": format_time(key.created_at),
     }
     return shown if text is None else {"key": text, **shown}
-
-
-async def _with_api_keys(app: web.Application) -> AsyncIterator[None]:
-    keys = app[API_KEYS] = ApiKeys(app[STORAGE], app[CLOCK])
-    try:
-        yield
-    finally:
-        keys.close()

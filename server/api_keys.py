@@ -89,12 +89,15 @@ class NoSuchKey(NotFound):
 
 
 class ApiKeys:
-    """The keys on a store. Of a key's text nothing is remembered but, for a while, a keyed digest."""
+    """The keys on a store. Of a key's text nothing is remembered but, for a while, a keyed digest.
 
-    def __init__(self, storage: Storage, clock: Clock) -> None:
+    ``bcrypt_cost``: of new keys, where it is not to be `bcrypt_pool.COST`.
+    """
+
+    def __init__(self, storage: Storage, clock: Clock, bcrypt_cost: int | None = None) -> None:
         self._storage = storage
         self._clock = clock
-        self._bcrypt = BcryptPool()
+        self._bcrypt = BcryptPool(bcrypt_cost)
         self._verified: Remembered[tuple[int, Key]] = Remembered(clock)  # with the version of its record
 
     def close(self) -> None:

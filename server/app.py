@@ -19,8 +19,9 @@ from ..storage.base import Storage
 from ..storage.remote.serving import serve_storage
 from .admin import system_api
 from .auth import Clients
+from .bcrypt_pool import LEAST_COST
 from .clock import Clock
-from .endpoint import Core
+from .endpoint import Core, Endpoint
 from .hosts import Hosts
 from .jobs import run_jobs
 from .keys import CLOCK, CONFIG, STORAGE
@@ -34,19 +35,23 @@ from .validation import Schemas
 
 if TYPE_CHECKING:
     from .config import Config
+    from .testing.control import Control
 
 _IDLE_SECONDS = 75
 """How long a connection may stay without a request, or take to send the head of one."""
 
 
-def create_app(config: Config, *, storage: Storage | None = None, clock: Clock | None = None) -> web.Application:
+def create_app(
+    config: Config, *, storage: Storage | None = None, clock: Clock | None = None, control: Control | None = None
+) -> web.Application:
     """An application that serves what the configuration says; to be run, embedded or mounted.
 
     ``storage``: an open store, which stays open; without one, the configuration's is opened when the application
-    starts, and closed when it stops.
+    starts, and closed when it stops. ``control``: for tests, which then move the clock. Raises `ConfigError` where a
+    server is exposed and would be controlled, and for what only an API can tell, such as a broken schema.
     """
     apis = [import_module(f".apis.{name}", __package__).api for name in sorted(config.apis.enabled)]
-    return assemble(config, apis, Schemas(), storage=storage, clock=clock)
+    return assemble(config, apis, Schemas(), storage=storage, clock=clock, control=control)
 
 
 def assemble(
@@ -56,9 +61,10 @@ def assemble(
     *,
     storage: Storage | None = None,
     clock: Clock | None = None,
+    control: Control | None = None,
 ) -> web.Application:
     """`create_app` with the APIs given, and the schemas that they name."""
-    clock = clock or Clock()
+    clock = control.clock if control else clock or Clock()
     app = web.Application(
         handler_args={
             "access_log": None,  # ours is `Telemetry.log`
@@ -85,8 +91,12 @@ def assemble(
     for api in apis:
         if api.set_up is not None:
             api.set_up(app)
-    apis = [system_api(core.telemetry, apis), *apis]
-    add_routes(apis, core)
+    apis = [system_api(core.telemetry, apis, LEAST_COST if control else None), *apis]
+    if control is None:
+        add_routes(apis, core, Endpoint)
+    else:
+        apis.append(control.attach(core, apis))
+        add_routes(apis, core, control.endpoint)
     app.cleanup_ctx.append(partial(_run, apis=apis, core=core))
     return app
 

@@ -14,6 +14,8 @@ T = TypeVar("T")
 
 COST = 10
 """2^10 rounds: some 60 ms."""
+LEAST_COST = 4
+"""A millisecond; for keys that protect nothing."""
 MAX_PENDING = 256
 """Secrets that are hashed or checked, or wait for it; one more is refused (503)."""
 MAX_GUESSES = 4
@@ -23,16 +25,17 @@ _THREADS = min(4, max(1, (os.cpu_count() or 2) - 1))
 
 
 class BcryptPool:
-    """Hashes and checks secrets of at most 72 bytes. For one event loop."""
+    """Hashes and checks secrets of at most 72 bytes. For one event loop. ``cost``: of new hashes; `COST` if None."""
 
-    def __init__(self) -> None:
+    def __init__(self, cost: int | None = None) -> None:
+        self._cost = cost
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="bcrypt")
         self._pending = 0
         self._checks: dict[str, dict[str, asyncio.Future[bool]]] = {}  # by hash and secret
 
     async def hash(self, secret: str) -> str:
         """The hash to keep. Raises `ServiceUnavailable` where too many wait."""
-        return await self._submit(_hash, secret)
+        return await self._submit(_hash, secret, COST if self._cost is None else self._cost)
 
     async def check(self, secret: str, hashed: str) -> bool:
         """Whether a secret is the one of a hash; who asks the same at the same time shares one check.
@@ -50,10 +53,10 @@ class BcryptPool:
         return await asyncio.shield(check)
 
     def close(self) -> None:
-        """Ends the threads; what waits is cancelled."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Ends the threads, for whose present work it waits; what waits itself is cancelled."""
+        self._executor.shutdown(cancel_futures=True)
 
-    def _submit(self, work: Callable[..., T], *arguments: str) -> asyncio.Future[T]:
+    def _submit(self, work: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
         if self._pending >= MAX_PENDING:
             raise _busy()
         self._pending += 1
@@ -74,10 +77,10 @@ def _busy() -> ServiceUnavailable:
     return ServiceUnavailable("Too many keys are being checked; try again", retry_after=1)
 
 
-def _hash(secret: str) -> str:
+def _hash(secret: str, cost: int) -> str:
     import bcrypt  # on first use
 
-    return bcrypt.hashpw(secret.encode(), bcrypt.gensalt(COST)).decode()
+    return bcrypt.hashpw(secret.encode(), bcrypt.gensalt(cost)).decode()
 
 
 def _check(secret: str, hashed: str) -> bool:

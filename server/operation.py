@@ -26,6 +26,7 @@ Handler = Callable[["ApiRequest"], Awaitable[Any]]
 """Answers a request: an `Answer`, a response that it streamed itself, or anything else as a JSON document with 200."""
 Lifespan = Callable[["web.Application"], AsyncIterator[None]]
 Metrics = Callable[["web.Application"], Awaitable["list[Metric]"]]
+Reset = Callable[["web.Application"], Awaitable[None]]
 
 JSON = ("application/json",)
 
@@ -79,7 +80,8 @@ class Api:
     ``collections`` are declared to the store before the first request. ``jobs`` run while the server does.
     ``set_up``, if set, is called when an application is made, and may raise `ConfigError`.
     ``lifespan``, if set, is entered when the store is open and left before it closes. ``metrics``, if set, tells what
-    `GET /metrics` shows besides what it shows of every operation.
+    `GET /metrics` shows besides what it shows of every operation. ``reset``, if set, forgets what is known besides
+    the store, which tests have just emptied.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Api:
         self.set_up: Callable[[web.Application], None] | None = None
         self.lifespan: Lifespan | None = None
         self.metrics: Metrics | None = None
+        self.reset: Reset | None = None
 
     def get(self, path: str, **declaration: Unpack[Declaration]) -> Callable[[Handler], Handler]:
         """Also answers HEAD."""

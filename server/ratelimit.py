@@ -110,6 +110,10 @@ class Limiter:
         if not self._strategy.test(_GUESSES.item, _GUESSES.name, address):
             raise self._limited(_GUESSES, address)
 
+    def reset(self) -> None:
+        """Forgets all that was counted."""
+        self._windows.reset()
+
     def _limited(self, rate: Rate, key: str) -> RateLimited:
         end, _ = self._strategy.get_window_stats(rate.item, rate.name, key)
         # Of two doubles so large the difference is right to the microsecond, not beyond.

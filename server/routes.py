@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .endpoint import Core, Endpoint
@@ -25,7 +26,10 @@ _API = "http"
 """What the operations here are counted under."""
 
 
-def add_routes(apis: Sequence[Api], core: Core) -> None:
+MakeEndpoint = Callable[[Operation, tuple[str, ...], Envelope, Core], Endpoint]
+
+
+def add_routes(apis: Sequence[Api], core: Core, make_endpoint: MakeEndpoint) -> None:
     """Adds the operations of the APIs to the application."""
     envelopes = {api.name: api.envelope for api in apis}
     base = core.config.server.base_path
@@ -43,7 +47,7 @@ def add_routes(apis: Sequence[Api], core: Core) -> None:
         return envelope_of(request.raw.method, path.removeprefix(base) if ours else "")(error, request)
 
     def add(resource: web.Resource, method: str, operation: Operation, envelope: Envelope) -> None:
-        endpoint = Endpoint(operation, tuple(_PARAMETER.findall(operation.path)), envelope, core)
+        endpoint = make_endpoint(operation, tuple(_PARAMETER.findall(operation.path)), envelope, core)
         resource.add_route(method, endpoint.serve, expect_handler=endpoint.expect)
 
     for path, operations in _by_path(apis).items():

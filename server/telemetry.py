@@ -27,6 +27,10 @@ class Meter:
     __slots__ = ("answered", "buckets", "seconds")
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins at zero."""
         self.answered: dict[int, int] = {}
         self.buckets = [0] * (len(BUCKETS) + 1)
         self.seconds = 0.0
@@ -66,6 +70,11 @@ class Telemetry:
     def meter(self, operation: str) -> Meter:
         """The meter of an operation."""
         return self.meters.setdefault(operation, Meter())
+
+    def reset(self) -> None:
+        """Lets all meters begin at zero."""
+        for meter in self.meters.values():
+            meter.reset()
 
     def log(self, request: ApiRequest, path: str, status: int, seconds: float) -> None:
         """Logs an answer. ``path``: the route's template, so that no key of a path or query stands in the log."""

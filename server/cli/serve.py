@@ -64,12 +64,14 @@ _ANSWER = 0.2
     "  homeport serve\n"
     "  homeport serve --port 9000 --storage file:data\n"
     "  homeport serve --schemas schemas --watch\n"
-    "  homeport serve --port 0 --storage memory: --ready-file url.txt"
+    "  homeport serve --port 0 --storage memory: --ready-file url.txt\n"
+    "  homeport serve --port 0 --storage memory: --test"
 )
 @config_option
 @setting_option("--host", "server.host", "HOST", "The address to listen on.")
 @setting_option("--port", "server.port", "PORT", "The port; 0 takes a free one.")
 @storage_option
+@click.option("--test", is_flag=True, help="Let tests reset it and see what it was asked, at /__test__/.")
 @click.option("--schemas", metavar="DIR", help="A folder whose *.schema.json files become collections.")
 @click.option("--watch", is_flag=True, default=None, help="Make an edited schema live at once.")
 @click.option(
@@ -84,6 +86,7 @@ def serve(
     storage: str | None,
     schemas: str | None,
     watch: bool | None,
+    test: bool,
     ready_file: Path | None,
     log_format: str | None,
 ) -> None:
@@ -110,21 +113,26 @@ def serve(
     configure_logging(config.log)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config, tls, ready_file))
+            runner.run(_serve(config, tls, test, ready_file))
     except ConfigError as error:
         raise BadConfig(error.problems) from None
     except StorageError as error:
         raise Failure(str(error)) from None
 
 
-async def _serve(config: Config, tls: Tls | None, ready_file: Path | None) -> None:
+async def _serve(config: Config, tls: Tls | None, test: bool, ready_file: Path | None) -> None:
     from aiohttp import web
 
     from ..app import create_app
 
+    control = None
+    if test:
+        from ..testing.control import Control
+
+        control = Control()
     timeout = config.server.shutdown_timeout
     stopping = _stopped_by_signals(timeout)
-    runner = web.AppRunner(create_app(config), shutdown_timeout=timeout * _ANSWER)
+    runner = web.AppRunner(create_app(config, control=control), shutdown_timeout=timeout * _ANSWER)
     if ready_file is not None:
         _write(ready_file, None)  # an earlier server's: whoever waits for it must not read that
     reloading = asyncio.create_task(_reload_on_hangup(tls))
@@ -134,6 +142,8 @@ async def _serve(config: Config, tls: Tls | None, ready_file: Path | None) -> No
         async with _listening(runner.server, config.server.addresses, tls) as urls:
             _summarize(config, urls)
             url = urls[0] + config.server.base_path
+            if test:
+                log.warning("test mode: whoever reaches the server may empty it, at %s/__test__/reset", url)
             _collect_seldom()
             if ready_file is not None:
                 _write(ready_file, url)

@@ -169,4 +169,9 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
     yield
 
 
+async def _reset(app: web.Application) -> None:
+    await app[_HISTORY].unpublish()
+
+
 api.lifespan = _lifespan
+api.reset = _reset

@@ -202,6 +202,11 @@ class History:
             if newest := await self._newest():
                 await self._publish(newest)
 
+    async def unpublish(self) -> None:
+        """Removes the file."""
+        if self._folder is not None:
+            await asyncio.to_thread((self._folder / FILE).unlink, missing_ok=True)
+
     async def _publish(self, snapshot: Snapshot) -> None:
         if self._folder is None:
             return

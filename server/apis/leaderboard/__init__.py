@@ -51,6 +51,10 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
     yield
 
 
+async def _reset(app: web.Application) -> None:
+    app[STATISTICS].reset()
+
+
 async def _metrics(app: web.Application) -> list[Metric]:
     return await app[STATISTICS].metrics()
 
@@ -58,3 +62,4 @@ async def _metrics(app: web.Application) -> list[Metric]:
 api.collections += (REQUESTS,)
 api.lifespan = _lifespan
 api.metrics = _metrics
+api.reset = _reset

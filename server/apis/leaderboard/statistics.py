@@ -43,6 +43,10 @@ class Statistics:
 
     def __init__(self, app: web.Application) -> None:
         self._app = app
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins at zero."""
         self._by_bucket = [0] * (len(_ENTRIES) + 1)
         self._entries = 0
         self._models: list[tuple[str, int]] = []
