@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from ... import __version__
+from .backup import backup, restore
 from .check import check
+from .copy import copy
 from .keys import keys
 from .options import help_option
 from .serve import serve
@@ -76,6 +78,9 @@ cli.add_command(serve)
 cli.add_command(check)
 cli.add_command(keys)
 cli.add_command(users)
+cli.add_command(copy)
+cli.add_command(backup)
+cli.add_command(restore)
 
 
 def main() -> NoReturn:

@@ -75,11 +75,13 @@ def test_every_option_has_help(path: tuple[str, ...], command: click.Command) ->
         ((), {"--version", "--help"}),
         (
             ("serve",),
-            {"--config", "--host", "--port", "--storage", "--schemas", "--watch"}
+            {"--config", "--host", "--port", "--storage", "--schemas", "--watch", "--test"}
             | {"--ready-file", "--log-format", "--help"},
         ),
         (("check",), {"--config", "--storage", "--json", "--repair-totals", "--help"}),
         (("example-config",), {"--help"}),
+        (("copy",), {"--from", "--to", "--dry-run", "--json", "--help"}),
+        *[((name,), {"--config", "--storage", "--json", "--help"}) for name in ("backup", "restore")],
         (("keys", "create"), {"--config", "--storage", "--json", "--scope", "--help"}),
         *[(("keys", name), {"--config", "--storage", "--json", "--help"}) for name in ("list", "rotate", "revoke")],
         *[(("users", name), {"--config", "--storage", "--json", "--help"}) for name in ("add", "list", "remove")],

@@ -93,7 +93,7 @@ async def shown(storage: Storage) -> list[object]:
     for name, collection in sorted(storage.collections.items()):
         page = await storage.changes(collection, 0, 10_000)
         found += [collection, page, await storage.find(Query(collection, total=True))]
-        steps = {0, 1, *range(1, page.store_version + 2, 1 + page.store_version // 50), page.floor, page.floor - 1}
+        steps = {0, 1, *range(1, page.store_version + 2, 1 + page.store_version // 20), page.floor, page.floor - 1}
         for after in sorted(step for step in steps if step >= 0):
             try:
                 found.append(await storage.changes(collection, after, 3))
