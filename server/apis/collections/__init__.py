@@ -9,9 +9,13 @@ from ....storage import ABSENT, Delete, InvalidDocument, Put, Record, retry
 from ....storage.documents import decode
 from ...errors import InvalidBody, NotFound, Problem
 from ...keys import CLOCK, CONFIG, STORAGE
-from ...operation import JSON, Api
+from ...operation import JSON
 from ...request import Answer, ApiRequest
+from . import changes, syncing  # noqa: F401  # declare their operations
 from .access import may
+from .api import api
+from .changes import FIRST_READINGS, FirstReadings
+from .fanout import FANOUT, Fanout
 from .ids import check_id, check_id_in
 from .preconditions import Preconditions, etag
 from .records import kept, shown, without_meta
@@ -21,8 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from aiohttp import web
-
-api = Api("collections")
 
 _RECORD = "/collections/{collection}/{id}"
 
@@ -127,7 +129,16 @@ api.set_up = _set_up
 
 async def _lifespan(app: web.Application) -> AsyncIterator[None]:
     await app[COLLECTIONS].open(app[STORAGE], app[CLOCK])
+    app[FANOUT] = Fanout(app[STORAGE], app[COLLECTIONS])
+    app[FIRST_READINGS] = FirstReadings()
     yield
 
 
 api.lifespan = _lifespan
+
+
+async def _reset(app: web.Application) -> None:
+    await app[COLLECTIONS].reset()
+
+
+api.reset = _reset

@@ -32,14 +32,16 @@ def may(action: Action) -> Auth:
     return authenticate
 
 
-async def check_access(request: ApiRequest, collection: UserCollection, action: Action) -> None:
+async def check_access(
+    request: ApiRequest, collection: UserCollection, action: Action, presented: str | None = None
+) -> None:
     """Returns if the collection is public, or a key was presented that opens it: one with the scope, or ADMIN_KEY.
 
-    Raises `Unauthorized` or `Forbidden`.
+    ``presented``: a key that did not come as keys do. Raises `Unauthorized` or `Forbidden`.
     """
     if (collection.read if action == "read" else collection.write) == "public":
         return
-    presented = presented_key(request)
+    presented = presented or presented_key(request)
     if same_secret(presented, request.config.server.admin_key):
         request.username = request.caller_id = "admin"
         return
