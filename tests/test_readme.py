@@ -16,7 +16,7 @@ from homeport.server.cli import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+BLOCKS = re.findall(r"^ *```(\w+)\n(.*?)^ *```", README, re.MULTILINE | re.DOTALL)
 URL = "http://127.0.0.1:8000"
 
 
@@ -80,6 +80,17 @@ def test_console_usage_is_posted_and_read_as_shown(url: str, environment: dict[s
     assert posted["message"] == "Usage data synced"
     assert snapshot["currentSession"] == {"resetsIn": "2 hr 42 min", "percentageUsed": 47}
     assert (snapshot["ageMinutes"], snapshot["isStale"]) == (0, False)
+
+
+def test_a_store_is_backed_up_and_moved_as_shown(
+    url: str, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (session,) = (text for text in blocks("sh") if "homeport backup" in text)
+    wrote, restored, copied = _shell(session, url, environment).splitlines()
+    what = wrote.removeprefix("wrote ").removesuffix(" to homeport.jsonl.gz")
+    assert restored.startswith(f"restored {what}, of ")
+    assert copied == f"copied {what} to sqlite:moved.db"
 
 
 @pytest.mark.parametrize("program", blocks("python"))

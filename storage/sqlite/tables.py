@@ -238,6 +238,7 @@ def forget(db: sqlite3.Connection, what: Tombstones, limit: int = -1) -> int:
 def restore(db: sqlite3.Connection, changes: Sequence[Change | Floor], sqls: Mapping[str, Sql]) -> None:
     """Takes over records, tombstones and floors from another store, with their versions; within a transaction."""
     rows: defaultdict[str, list[tuple[Value, ...]]] = defaultdict(list)
+    deletions: defaultdict[str, list[tuple[str, int]]] = defaultdict(list)
     for change in changes:
         sql = sqls.get(change.collection)
         if sql is None:
@@ -246,11 +247,13 @@ def restore(db: sqlite3.Connection, changes: Sequence[Change | Floor], sqls: Map
             document = change.document.decode()
             rows[change.collection].append(_derived(sql.collection, change.version, change.id, document))
         elif isinstance(change, Change) and sql.collection.tombstones:
-            _bury(db, change.collection, [(change.id, change.version)])
+            deletions[change.collection].append((change.id, change.version))
         else:
             _raise_floor(db, change.collection, change.version)
     for name, values in rows.items():
         insert(db, sqls[name], values)
+    for name, deleted in deletions.items():
+        _bury(db, name, deleted)
     newest = max((change.version for change in changes), default=0)
     db.execute("UPDATE homeport SET value = max(value, ?) WHERE key = 'version'", (newest,))
 

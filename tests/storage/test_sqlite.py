@@ -237,6 +237,26 @@ async def _read_without_a_pause(storage: Any) -> None:
 # Faults
 
 
+async def test_a_snapshot_holds_up_no_commit(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The WAL grows beyond its bounds meanwhile, and is cut when the snapshot is let go."""
+    monkeypatch.setattr(back_end, "PASSIVE_BYTES", 50_000)
+    monkeypatch.setattr(back_end, "TRUNCATE_BYTES", 200_000)
+    wal = path.with_name("store.db-wal")
+    async with open_storage(f"sqlite:{path}", [NOTES]) as storage:
+        await storage.commit([Put(NOTES, f"{n}", {}) for n in range(300)])
+        async with asyncio.timeout(4), storage.snapshot() as snapshot:  # SQLite waits for five seconds
+            for n in range(300):
+                await storage.commit([Put(NOTES, f"{n}", {"text": "x" * 1000})])
+            assert wal.stat().st_size > 1_000_000
+            await storage.declare(Collection("more"))
+            changes = [change async for change in snapshot.changes]
+        assert [change.version for change in changes] == [*range(1, 301), 0]
+        assert {collection.name for collection in snapshot.collections} == {"notes"}
+        for n in range(3):
+            await storage.commit([Put(NOTES, f"{n}", {})])
+        assert wal.stat().st_size < 200_000
+
+
 async def test_what_is_no_database_is_named(path: Path) -> None:
     path.write_bytes(b"not a database at all" * 100)
     with pytest.raises(StorageDamaged, match=f"{path}: file is not a database"):
