@@ -11,19 +11,19 @@ from aiohttp import web
 from ..bodies import read_body
 from ..endpoint import Core, Endpoint
 from ..errors import ApiError
+from .faults import Fault
+from .journal import Asked
 
 if TYPE_CHECKING:
     from ..errors import Envelope
     from ..operation import Operation
     from ..request import ApiRequest
     from .control import Control
-    from .faults import Fault
-    from .journal import Asked
 
 PREFIX = "/__test__/"
 """Of the paths by which tests control the server: they are in no journal, and no fault meets them."""
-_ASKED = "homeport.asked"
-_FAULT = "homeport.fault"
+_ASKED = web.RequestKey("asked", Asked)
+_FAULT = web.RequestKey("fault", Fault)
 
 
 class WatchedEndpoint(Endpoint):
@@ -41,20 +41,20 @@ class WatchedEndpoint(Endpoint):
         if path.startswith(PREFIX):
             return await super().serve(raw)
         asked = raw[_ASKED] = control.journal.add(raw, path, control.clock.now())
-        fault = raw[_FAULT] = control.faults.take(raw.method, path)
-        if fault is not None and fault.disconnect:
-            return await self._disconnect(raw, asked)
+        if fault := control.faults.take(raw.method, path):
+            if fault.disconnect:
+                return await self._disconnect(raw, asked)
+            raw[_FAULT] = fault
         response = await super().serve(raw)
         asked.status = response.status
         return response
 
     async def _answer(self, request: ApiRequest) -> Any:
-        asked: Asked | None = request.raw.get(_ASKED)
+        asked = request.raw.get(_ASKED)
         if asked is None:
             return await super()._answer(request)
-        fault: Fault | None = request.raw[_FAULT]
         try:
-            if fault is not None:
+            if fault := request.raw.get(_FAULT):
                 await self._strike(fault, request)
             return await super()._answer(request)
         finally:
