@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from ....storage import Collection
 from ...operation import Api
 
-api = Api("collections")
+MARKS = Collection("collection_marks")
+"""When the store was at which version: the ids are times, and the version of a mark is the store's then."""
+
+api = Api("collections", collections=(MARKS,))
