@@ -22,7 +22,7 @@ from .feed import Feed
 from .locks import KeyedLocks
 from .queries import Page, Query, Tombstones
 from .records import Change, Changes, Collection, Floor, Record
-from .snapshots import PAGE, Snapshot, in_pages
+from .snapshots import Snapshot, in_pages
 from .writes import Check, Commit, DeleteWhere, Write
 
 _CATCH_UP_PAGE = 500
@@ -145,8 +145,8 @@ class Storage(ABC):
         collections = tuple(self.collections.values())
         version = (await self.changes(collections[0], 0, 1)).store_version if collections else 0
 
-        async def read(collection: Collection, after: int) -> Changes:
-            page = await self.changes(collection, after, PAGE, began=version)
+        async def read(collection: Collection, after: int, limit: int) -> Changes:
+            page = await self.changes(collection, after, limit, began=version)
             if page.store_version != version:
                 raise StorageUnavailable("the store was written to while it was read: stop its server first")
             return page

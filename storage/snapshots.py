@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from .records import Change, Changes, Collection, Floor
 
-PAGE = 100
-"""Records that are read at a time: few enough for large documents, and for whoever waits for the same thread."""
+_PAGE = 100
+_PAGE_BYTES = 4 << 20
+"""What is read at a time, about; a page of large documents takes several times its size while it is decoded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +26,17 @@ class Snapshot:
 
 
 async def in_pages(
-    collections: Sequence[Collection], read: Callable[[Collection, int], Awaitable[Changes]]
+    collections: Sequence[Collection], read: Callable[[Collection, int, int], Awaitable[Changes]]
 ) -> AsyncIterator[Change | Floor]:
-    """The ``changes`` of a snapshot; ``read`` gives a page of a collection's, after a version."""
+    """The ``changes`` of a snapshot; ``read`` gives a page of a collection's: after a version, at most so many."""
+    limit = 1
     for collection in collections:
         after, more = 0, True
         while more:
-            page = await read(collection, after)
+            page = await read(collection, after, limit)
             for change in page.changes:
                 yield change
             after, more = page.version, page.more
+            largest = max([change.size for change in page.changes], default=0)
+            limit = max(1, min(2 * limit, _PAGE, _PAGE_BYTES // (largest + 1)))
         yield Floor(collection.name, page.floor)

@@ -28,7 +28,7 @@ from ..errors import Conflict, NotEmpty, StorageDamaged, StorageError, StorageFu
 from ..lockfile import StoreLock
 from ..queries import Page, Query, Tombstones
 from ..records import Change, Changes, Collection, Floor, Record
-from ..snapshots import PAGE, Snapshot, in_pages
+from ..snapshots import Snapshot, in_pages
 from ..writes import Commit, Write
 from . import tables as tables
 
@@ -203,9 +203,9 @@ class SqliteStorage(Storage):
             version, collections = await self._read(tables.begin_snapshot, db)
             sqls = {collection.name: tables.Sql(collection) for collection in collections}
 
-            async def read(collection: Collection, after: int) -> Changes:
+            async def read(collection: Collection, after: int, limit: int) -> Changes:
                 sql = sqls[collection.name]
-                return await self._read(lambda db: tables.changes(db, sql, after, PAGE, version), db)
+                return await self._read(lambda db: tables.changes(db, sql, after, limit, version), db)
 
             yield Snapshot(version, collections, in_pages(collections, read))
         finally:
