@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ..storage.times import format_time
 from .api_keys import API_KEYS, DEFAULT_SCOPES, KEYS, SCOPES, USERS, ApiKeys, Key, NoSuchKey
 from .auth import holders_of, loopback_or
+from .idempotency import ANSWERS, IDEMPOTENCY, Idempotency
+from .jobs import Job
 from .keys import CLOCK, STORAGE
 from .operation import Api
 from .request import Answer, ApiRequest
@@ -31,16 +33,18 @@ _NO_STORE = {"Cache-Control": "no-store"}
 def system_api(telemetry: Telemetry, apis: Sequence[Api], bcrypt_cost: int | None = None) -> Api:
     """The API of an application that counts in ``telemetry`` and has these others; it makes the application's
     `ApiKeys`, with this cost."""
-    api = Api("system", collections=(KEYS, USERS))
+    api = Api("system", collections=(KEYS, USERS, ANSWERS))
 
     async def with_api_keys(app: web.Application) -> AsyncIterator[None]:
         keys = app[API_KEYS] = ApiKeys(app[STORAGE], app[CLOCK], bcrypt_cost)
+        app[IDEMPOTENCY] = Idempotency(app[STORAGE], app[CLOCK])
         try:
             yield
         finally:
             await asyncio.to_thread(keys.close)
 
     api.lifespan = with_api_keys
+    api.jobs.append(Job("idempotency keys", "17 * * * *", _forget_old_answers))
 
     @api.get("/metrics", auth=loopback_or(_admin_key))
     async def metrics(request: ApiRequest) -> Answer:
@@ -76,6 +80,10 @@ def system_api(telemetry: Telemetry, apis: Sequence[Api], bcrypt_cost: int | Non
         return Answer(status=204, headers=_NO_STORE)
 
     return api
+
+
+async def _forget_old_answers(app: web.Application) -> None:
+    await app[IDEMPOTENCY].forget_old()
 
 
 def describe(key: Key, text: str | None = None) -> dict[str, Any]:

@@ -50,7 +50,9 @@ def add_routes(apis: Sequence[Api], core: Core, make_endpoint: MakeEndpoint) -> 
         endpoint = make_endpoint(operation, tuple(_PARAMETER.findall(operation.path)), envelope, core)
         resource.add_route(method, endpoint.serve, expect_handler=endpoint.expect)
 
-    for path, operations in _by_path(apis).items():
+    paths = _by_path(apis)
+    for path in sorted(paths, key=_fixed_first):
+        operations = paths[path]
         resource = router.add_resource(base + _by_place(path))
         for operation in operations:
             add(resource, operation.method, operation, envelope_of(operation.method, path))
@@ -71,6 +73,11 @@ def _by_path(apis: Sequence[Api]) -> dict[str, list[Operation]]:
         path = shapes.setdefault(_PARAMETER.sub("{}", operation.path), operation.path)
         paths.setdefault(path, []).append(operation)
     return paths
+
+
+def _fixed_first(path: str) -> str:
+    """The key that sorts ``/a/b`` before ``/a/{c}``: the first route that fits is taken."""
+    return _PARAMETER.sub("\uffff", path)
 
 
 def _by_place(path: str) -> str:

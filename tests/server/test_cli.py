@@ -177,6 +177,7 @@ def test_check_of_a_plain_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         "console_usage",
         "device_usage",
         "leaderboard",
+        "collections",
         "python",
         "sqlite",
         "clock",

@@ -5,6 +5,8 @@ import pytest
 from homeport.server.formats import FORMATS, Address, format_address, is_loopback_host, parse_address
 
 VALID = {
+    "collection-name": ["n", "notes", "my-notes_2", "n" * 50],
+    "field-name": ["title", "Title", "a b", "größe", "_id", "a__gte"],
     "base-path": ["/", "/homeport", "/a/b/", "/v1.0/~x_-"],
     "bind-host": ["127.0.0.1", "0.0.0.0", "::", "::1", "fe80::1%eth0", "localhost", "my_host", "a.b.example."],
     "host-name": ["sync.example.com", "SYNC.Example.COM", "xn--bcher-kva.example", "10.0.0.7", "2001:db8::7", "a"],
@@ -20,6 +22,10 @@ VALID = {
     ],
 }
 INVALID = {
+    "collection-name": ["n", "notes", "my-notes_2", "n" * 50],
+    "field-name": ["title", "Title", "a b", "größe", "_id", "a__gte"],
+    "collection-name": ["", "Notes", "1notes", "_notes", "no tes", "no/tes", "notes\n", "n" * 51, "nötes", "a.b"],
+    "field-name": ["", "-title", "a\0b", "id", "_meta"],
     "base-path": ["", "homeport", "/a//b", "/a b", "/..", "/a/./b", "/%41", "/a?b", "//", "/a\n"],
     "bind-host": ["", "*", "127.0.0.1:8000", "[::1]", "http://a", "256.0.0.1", "1.2.3", "a..b", "-a", "a b", "a\n"],
     "host-name": ["", "*.example.com", "a:80", "https://a.example", "bücher.example", "a/b", "a" * 64, "127.1", "٣"],

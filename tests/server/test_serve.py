@@ -131,6 +131,7 @@ def test_the_log_says_what_is_on_and_where_the_data_lives(start: Start, tmp_path
         "console_usage: on; CLAUDE_SYNC_API_KEY: set",
         "device_usage: on; any user key may begin",
         "leaderboard: on; anybody may read; Slack's /apikey is off: apis.leaderboard.slack_signing_secret is not set",
+        "collections: on; there are none",
         f"listening on {server.url}",
         "SIGTERM: stopping",
         "stopped",

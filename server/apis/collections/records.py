@@ -50,17 +50,25 @@ def without_meta(body: bytes) -> bytes:
 
 def kept(body: bytes, now: int) -> bytes:
     """What is stored of a JSON object that was sent; ``now``: microseconds since the epoch."""
-    return _with_meta(without_meta(body), b'{"updated_at":"' + format_time(now).encode() + b'"}')
+    document = without_meta(body)
+    ours = b'"_meta":{"updated_at":"' + format_time(now).encode() + b'"}}'
+    return document[:-1] + _comma(document) + ours
 
 
 def shown(record: Record, fields: Iterable[str] | None = None) -> bytes:
     """A kept record as it is answered; with ``fields``, only these of its members."""
-    document, updated_at = _apart(record.document)
+    before, after = shown_around(record.id, record.document, fields)
+    return before + str(record.version).encode() + after
+
+
+def shown_around(id: str, document: bytes, fields: Iterable[str] | None = None) -> tuple[bytes, bytes]:
+    """What stands before and after the version, in a kept record as it is answered."""
+    document, updated_at = _apart(document)
     if fields is not None:
         parts = members(document)
         document = joined({name: parts[name] for name in fields if name in parts})
-    meta = {"id": record.id, "version": record.version, "updated_at": updated_at}
-    return _with_meta(document, encode(meta))
+    before = document[:-1] + _comma(document) + b'"_meta":{"id":' + encode(id) + b',"version":'
+    return before, b',"updated_at":' + encode(updated_at) + b"}}"
 
 
 def plain(document: bytes) -> bytes:
@@ -68,9 +76,9 @@ def plain(document: bytes) -> bytes:
     return _apart(document)[0]
 
 
-def _with_meta(document: bytes, meta: bytes) -> bytes:
-    comma = b"" if not document[1:-1].strip() else b","
-    return document[:-1] + comma + b'"_meta":' + meta + b"}"
+def _comma(document: bytes) -> bytes:
+    """What parts another member from those of an object."""
+    return b"," if document[1:-1].strip() else b""
 
 
 def _apart(document: bytes) -> tuple[bytes, str | None]:
@@ -81,10 +89,10 @@ def _apart(document: bytes) -> tuple[bytes, str | None]:
     parts = members(document)  # edited by a person, in the store's files
     meta = parts.pop(META, b"null")
     try:
-        updated_at = msgspec.json.decode(meta, type=_Meta | None)
+        found = msgspec.json.decode(meta, type=_Meta | None)
     except msgspec.ValidationError:
-        updated_at = None
-    return joined(parts), updated_at and updated_at.updated_at
+        found = None
+    return joined(parts), None if found is None else found.updated_at
 
 
 class _Meta(msgspec.Struct):

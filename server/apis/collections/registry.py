@@ -37,9 +37,9 @@ _ON_LOOP = 32 * 1024
 Access = Literal["public", "key"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class UserCollection:
-    """A collection of documents that fit a schema. One whose schema is edited gets another of these."""
+    """A collection of documents that fit a schema. ``storage`` and ``schema`` become others when that is edited."""
 
     name: str
     storage: Collection
@@ -103,6 +103,37 @@ class Registry:
         await asyncio.gather(*map(self._declare, self.all()))
         for collection in self.all():
             await self._plant(collection)
+
+    @property
+    def folders(self) -> set[Path]:
+        """Where the schemas are."""
+        folder = self._config.apis.collections.schemas
+        return {c.file.parent for c in self.all()} | ({Path(folder)} if folder else set())
+
+    async def reload(self) -> None:
+        """Takes in what was edited and what is new. Where a schema cannot be used the old one stays, as a collection
+        does whose file is gone, until the server starts again."""
+        problems: list[str] = []
+        sources = await asyncio.to_thread(_sources, self._config, problems)
+        for name, source in sources.items():
+            old = self._collections.get(name)
+            try:
+                new = await asyncio.to_thread(self._compile, name, source)
+                if old is None:
+                    await self._declare(new)
+                    await self._plant(new)
+                    self._collections[name] = new
+                    log.info("collection %s: new, from %s", name, source.file)
+                elif old.schema.documents != new.schema.documents:
+                    if old.storage != new.storage:
+                        await self._declare(new)
+                    old.storage, old.schema = new.storage, new.schema
+                    log.info("collection %s: the edited schema is live", name)
+            except (SchemaError, ConfigError) as error:
+                stays = "" if old is None else "; the old schema stays"
+                problems += [line + stays for line in str(error).splitlines()]
+        for problem in problems:
+            log.error("%s", problem)
 
     async def reset(self) -> None:
         """Empties every collection and loads its seed again. To clients it is another store."""

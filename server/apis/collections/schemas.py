@@ -47,7 +47,8 @@ class CompiledSchema:
     """A schema file that documents are checked against. Raises `SchemaError`.
 
     ``folder``: what its references may not leave. ``fields``: the top-level members that it describes, with the type
-    of those that are scalars of one type. ``indexes``, ``unique``: what it asks for itself.
+    of those that are scalars of one type. ``indexes``, ``unique``: what it asks for itself. ``documents``: the
+    contents of the files that it is made of.
     """
 
     def __init__(self, file: Path, folder: Path) -> None:
@@ -72,7 +73,7 @@ class CompiledSchema:
             name: _scalar(_types(schema, bundle)) for name, schema in _properties(bundle.root, bundle)
         }
         self.indexes, self.unique = _hints(file, bundle.root)
-        self.files = tuple([path for path, _ in bundle.files()])
+        self.documents: Mapping[str, Any] = bundle.documents
 
     def accepts(self, document: Any) -> bool:
         """Whether a document fits."""

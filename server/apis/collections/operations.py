@@ -1,0 +1,207 @@
+"""Reading and writing records, one or many (contracts/collections.md, "Records" and "Reading many")."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from uuid_utils import uuid7
+
+from ....storage import ABSENT, Conflict, Delete, InvalidDocument, Put, Record, retry
+from ....storage.documents import decode, encode
+from ...errors import ApiError, InvalidBody, NotFound, Problem, TooLarge
+from ...idempotency import IDEMPOTENCY, Draft
+from ...operation import JSON
+from ...request import Answer, ApiRequest
+from .access import may
+from .api import api
+from .batch import apply, read_operations
+from .ids import check_id, check_id_in, id_in
+from .patching import merged
+from .preconditions import Preconditions, etag
+from .queries import read_query
+from .records import META, kept, plain, shown, shown_around, without_meta
+
+if TYPE_CHECKING:
+    from ...idempotency import Once, Text
+    from .registry import UserCollection
+
+_COLLECTION = "/collections/{collection}"
+_RECORD = "/collections/{collection}/{id}"
+_MERGE_PATCH = ("application/merge-patch+json", *JSON)
+MAX_LARGE_BODY = 16 * 2**20
+"""Bytes of a batch, or a sync."""
+
+
+@api.get(_COLLECTION, returns={200: "collections#/$defs/Records"}, auth=may("read"))
+async def list_records(request: ApiRequest) -> Answer:
+    """Many records: filtered, sorted, a page at a time."""
+    listing = read_query(request.caller.storage, request.raw.query.items())
+    page = await request.storage.find(listing.query)
+    records = b",".join([shown(record, listing.fields) for record in page.records])
+    body = b'{"records":[%b],"next":%b,"version":%d}' % (records, encode(page.next), page.version)
+    if page.next is None:
+        return Answer(body)
+    following = request.raw.rel_url.update_query(cursor=page.next)
+    return Answer(body, headers={"Link": f'<{following}>; rel="next"'})
+
+
+@api.post(_COLLECTION, content_types=JSON, returns={201: "collections#/$defs/Record"}, auth=may("write"))
+async def create(request: ApiRequest) -> Answer:
+    """Creates a record, under its own ``id`` if it has one."""
+    body, document = parse(request.body)
+    collection: UserCollection = request.caller
+
+    async def act(once: Once) -> Answer:
+        id = check_id(said if (said := id_in(document)) is not None else str(uuid7()))
+        await collection.verify(document, len(body))
+        write = Put(collection.storage, id, kept(body, request.now), ABSENT)
+        before, after = (part.decode() for part in shown_around(id, write.document))
+        headers: dict[str, Text] = {"ETag": ['"', 1, '"'], "Location": [_location(request, id)]}
+        try:
+            return await once.commit(Draft(201, headers, [before, 1, after]), [write])
+        except Conflict as conflict:
+            raise _taken(conflict) from conflict
+
+    return await request.app[IDEMPOTENCY].run(request, encode(document), act)
+
+
+@api.post(
+    f"{_COLLECTION}/batch",
+    content_types=JSON,
+    returns={200: "collections#/$defs/BatchResults"},
+    auth=may("write"),
+    max_body=MAX_LARGE_BODY,
+)
+async def batch(request: ApiRequest) -> Answer:
+    """Up to 1,000 writes, all or none."""
+
+    async def act(once: Once) -> Answer:
+        operations = await read_operations(request.caller, request.body, request.now)
+        request.entries_count = len(operations)
+        return await apply(request.storage, request.caller, operations, once)
+
+    return await request.app[IDEMPOTENCY].run(request, request.body, act)
+
+
+@api.get(_RECORD, returns={200: "collections#/$defs/Record", 304: None}, auth=may("read"))
+async def read(request: ApiRequest) -> Answer:
+    """One record."""
+    record = await _find(request, check_id(request.path["id"]))
+    preconditions = Preconditions.of(request.raw)
+    preconditions.check_read(record.version)
+    if preconditions.has(record.version):
+        return Answer(status=304, headers=etag(record.version))
+    return Answer(shown(record), headers=etag(record.version))
+
+
+@api.put(
+    _RECORD,
+    content_types=JSON,
+    returns={200: "collections#/$defs/Record", 201: "collections#/$defs/Record"},
+    auth=may("write"),
+)
+async def put(request: ApiRequest) -> Answer:
+    """Creates or replaces a record."""
+    id = check_id(request.path["id"])
+    body, document = parse(request.body)
+    check_id_in(document, id)
+    await request.caller.verify(document, len(body))
+    preconditions = Preconditions.of(request.raw)
+
+    async def attempt() -> tuple[Record, bool]:
+        present = (await request.storage.get(request.caller.storage, [id])).get(id)
+        version = ABSENT if present is None else present.version
+        preconditions.check(version)
+        return await _put(request, id, body, version), present is None
+
+    record, created = await retry(request.storage, [_lock(request, id)], attempt)
+    headers = etag(record.version)
+    if created:
+        headers["Location"] = _location(request, id)
+    return Answer(shown(record), 201 if created else 200, headers)
+
+
+@api.patch(_RECORD, content_types=_MERGE_PATCH, returns={200: "collections#/$defs/Record"}, auth=may("write"))
+async def patch(request: ApiRequest) -> Answer:
+    """Merges a patch into a record (RFC 7396)."""
+    id = check_id(request.path["id"])
+    changes, _ = parse(request.body)
+    preconditions = Preconditions.of(request.raw)
+    largest = request.config.server.max_body_bytes
+
+    async def attempt() -> Record:
+        present = await _find(request, id)
+        preconditions.check(present.version)
+        body = merged(plain(present.document), changes)
+        if len(body) > largest:
+            raise TooLarge(largest)
+        body, document = parse(body)
+        check_id_in(document, id)
+        await request.caller.verify(document, len(body))
+        return await _put(request, id, body, present.version)
+
+    record = await retry(request.storage, [_lock(request, id)], attempt)
+    return Answer(shown(record), headers=etag(record.version))
+
+
+@api.delete(_RECORD, returns={204: None}, auth=may("write"))
+async def delete(request: ApiRequest) -> Answer:
+    """Removes a record."""
+    id = check_id(request.path["id"])
+    preconditions = Preconditions.of(request.raw)
+
+    async def attempt() -> None:
+        record = await _find(request, id)
+        preconditions.check(record.version)
+        await request.storage.commit([Delete(request.caller.storage, id, record.version)])
+
+    await retry(request.storage, [_lock(request, id)], attempt)
+    return Answer(status=204)
+
+
+def parse(body: bytes) -> tuple[bytes, dict[str, Any]]:
+    """A body that has to be a JSON object, without its ``_meta``, and its value. Raises `InvalidBody`."""
+    if not body:
+        raise InvalidBody(problems=[Problem((), "is required")])
+    try:
+        document = decode(body)
+    except InvalidDocument as error:
+        raise InvalidBody(problems=[Problem((), error.message)]) from error
+    if not isinstance(document, dict):
+        raise InvalidBody(problems=[Problem((), "must be an object", "type")])
+    document.pop(META, None)
+    return without_meta(body), document
+
+
+async def _find(request: ApiRequest, id: str) -> Record:
+    record = (await request.storage.get(request.caller.storage, [id])).get(id)
+    if record is None:
+        raise NotFound("There is no such record")
+    return record
+
+
+async def _put(request: ApiRequest, id: str, body: bytes, if_version: int) -> Record:
+    write = Put(request.caller.storage, id, kept(body, request.now), if_version)
+    try:
+        commit = await request.storage.commit([write])
+    except Conflict as conflict:
+        if conflict.reason == "unique":
+            raise _taken(conflict) from conflict
+        raise
+    return Record(id, commit.versions[0], write.document)
+
+
+def _lock(request: ApiRequest, id: str) -> str:
+    return f"{request.caller.storage.name}/{id}"
+
+
+def _taken(conflict: Conflict) -> ApiError:
+    """409: a record has the id, or a value that no two may share."""
+    what = f"There is a record {conflict.id}" if conflict.reason == "version" else f"{conflict.field} is taken"
+    return ApiError(what, status=HTTPStatus.CONFLICT)
+
+
+def _location(request: ApiRequest, id: str) -> str:
+    return f"{request.config.server.base_path}/collections/{request.caller.name}/{quote(id, safe='')}"
