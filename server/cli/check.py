@@ -9,6 +9,7 @@ import click
 
 from . import findings
 from .findings import Finding
+from .fitting import fitting
 from .options import BadConfig, config_option, configuration, help_option, json_option, storage_option
 from .totals import totals
 
@@ -47,10 +48,12 @@ def _check(config_file: str | None, storage: str | None, repair_totals: bool) ->
     audit = None
     if store.level == "ok" and "leaderboard" in config.apis.enabled:
         audit = totals(config, repair=repair_totals)
+    records = [*fitting(config, store=store.level == "ok")] if "collections" in config.apis.enabled else []
     return [
         Finding("ok", "configuration", source),
         store,
         *([audit] if audit else []),
+        *records,
         *findings.exposure(config),
         *findings.https(config),
         *findings.credentials(config),

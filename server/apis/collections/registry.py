@@ -20,8 +20,6 @@ from .schemas import HINTS, CompiledSchema
 from .seeds import SeedError, read_seed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from ....storage import Storage
     from ...clock import Clock
     from ...config import CollectionConfig, Config
@@ -92,7 +90,7 @@ class Registry:
         except KeyError:
             raise NotFound("There is no such collection") from None
 
-    def all(self) -> Sequence[UserCollection]:
+    def all(self) -> list[UserCollection]:
         """By name."""
         return [self._collections[name] for name in sorted(self._collections)]
 
