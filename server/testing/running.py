@@ -40,6 +40,8 @@ T = TypeVar("T")
 _PAGE = 500
 _PATIENCE = 30.0
 """Seconds that anything may take."""
+_DRAIN = 0.01
+"""Seconds that answers under way are waited for, and as long again: the test that would want them is over."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -211,7 +213,7 @@ def _run(config: Config, started: Future[Homeport]) -> None:
 async def _serve(config: Config, started: Future[Homeport]) -> None:
     control = Control()
     app = create_app(config, control=control)
-    runner = web.AppRunner(app, shutdown_timeout=0)  # who still waits for an answer is a test that is over
+    runner = web.AppRunner(app, shutdown_timeout=_DRAIN)
     try:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

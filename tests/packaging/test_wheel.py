@@ -54,10 +54,11 @@ def test_the_wheel_is_the_package(package_files: set[str], wheel: zipfile.ZipFil
     assert files >= {"homeport/__init__.py", "homeport/py.typed", "homeport/storage/__init__.py"}
 
 
-def test_it_installs_the_command(wheel: zipfile.ZipFile) -> None:
+def test_it_installs_the_command_and_the_pytest_plugin(wheel: zipfile.ZipFile) -> None:
     entry_points = ConfigParser()
     entry_points.read_string(wheel.read(f"{DIST_INFO}/entry_points.txt").decode())
     assert dict(entry_points["console_scripts"]) == {"homeport": "homeport.server.cli:main"}
+    assert dict(entry_points["pytest11"]) == {"homeport": "homeport.server.plugin"}
 
 
 def test_its_metadata(wheel: zipfile.ZipFile) -> None:
