@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,13 @@ def create_app(
     server is exposed and would be controlled, and for what only an API can tell, such as a broken schema.
     """
     apis = [import_module(f".apis.{name}", __package__).api for name in sorted(config.apis.enabled)]
-    return assemble(config, apis, Schemas(), storage=storage, clock=clock, control=control)
+    return assemble(config, apis, _our_schemas(), storage=storage, clock=clock, control=control)
+
+
+@cache
+def _our_schemas() -> Schemas:
+    """Tests make many applications."""
+    return Schemas()
 
 
 def assemble(
