@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from ....storage import ABSENT, Conflict, Delete, InvalidDocument, Put, retry
+from ....storage import ABSENT, Conflict, Delete, Filter, InvalidDocument, Put, Query, retry
 from ....storage.documents import decode, encode
 from ...errors import BadRequest, InvalidBody, Problem
+from ...idempotency import IDEMPOTENCY, Draft
 from .access import check_access, may
 from .api import api
 from .changes import changes_members, check_store, read_changes
@@ -17,15 +18,19 @@ from .ids import check_id, check_id_in
 from .records import kept, plain, shown, without_meta
 
 if TYPE_CHECKING:
-    from ....storage import Record
-    from ...request import ApiRequest
+    from collections.abc import Container, Mapping
+
+    from ....storage import Collection, Record, Storage
+    from ....storage.records import Value
+    from ...idempotency import Once
+    from ...request import Answer, ApiRequest
     from .registry import UserCollection
 
 _MAX_BODY = 16 << 20
 _PAGE = 1000
 """Changes of others in an answer."""
 _AT_ONCE = 100
-"""Changes that are applied before others have their turn on the loop."""
+"""Changes that are checked before others have their turn on the loop."""
 
 
 class _Posted(msgspec.Struct):
@@ -46,20 +51,6 @@ class Edit(NamedTuple):
     document: bytes | None
 
 
-class Applied(NamedTuple):
-    """``version``: the record's, 0 for one that was not there. ``written``: whether it became so by this request."""
-
-    version: int
-    written: bool
-
-
-class Refused(NamedTuple):
-    """``record``: what is there. ``taken``: the unique field whose value another record holds."""
-
-    record: Record | None
-    taken: str | None = None
-
-
 @api.post(
     "/collections/{collection}/sync",
     body="collections#/$defs/SyncRequest",
@@ -74,16 +65,16 @@ async def sync(request: ApiRequest) -> dict[str, object]:
     await check_access(request, collection, "read")
     check_store(request)
     edits = await _edits(request, collection)
+    request.entries_count = len(edits)
     since = int(request.document["since"])
     await read_changes(request, collection, since, 1)
-    outcomes: list[Applied | Refused] = []
-    for begin in range(0, len(edits), _AT_ONCE):
-        part = edits[begin : begin + _AT_ONCE]
-        outcomes += await asyncio.gather(*(_apply(request, collection, edit) for edit in part))
+    answer = await request.app[IDEMPOTENCY].run(request, request.body, lambda once: _apply(request, edits, once))
+    outcome = decode(answer.body)
     page = await read_changes(request, collection, since, _PAGE)
-    own = {outcome.version for outcome in outcomes if isinstance(outcome, Applied) and outcome.written}
+    own = {applied["version"] for applied in outcome["applied"]}
     return {
-        **_members(edits, outcomes),
+        "applied": outcome["applied"],
+        "conflicts": await _conflicts(request, outcome["conflicts"]),
         **changes_members(request, (change for change in page.changes if change.version not in own), page),
     }
 
@@ -128,29 +119,37 @@ async def _check(collection: UserCollection, id: str, document: bytes) -> None:
         raise InvalidBody(problems=[Problem((error.field,) if error.field else (), error.message)]) from error
 
 
-async def _apply(request: ApiRequest, collection: UserCollection, edit: Edit) -> Applied | Refused:
-    storage = request.storage
+async def _apply(request: ApiRequest, edits: list[Edit], once: Once) -> Answer:
+    """Commits the changes that do not conflict, together; each is judged on its own. Answers with ``applied`` and, of
+    ``conflicts``, the ids and what is taken."""
+    storage, collection = request.storage, request.caller.storage
 
-    async def attempt() -> Applied | Refused:
-        record = (await storage.get(collection.storage, [edit.id])).get(edit.id)
-        version = ABSENT if record is None else record.version
-        if _is_so(record, edit.document):
-            return Applied(version, written=False)
-        if edit.if_version not in (None, version):
-            return Refused(record)
-        if edit.document is None:
-            write: Put | Delete = Delete(collection.storage, edit.id, version)
-        else:
-            write = Put(collection.storage, edit.id, kept(edit.document, request.now), version)
-        try:
-            commit = await storage.commit([write])
-        except Conflict as conflict:
-            if conflict.reason == "unique":
-                return Refused(record, conflict.field)
-            raise
-        return Applied(commit.versions[0], written=True)
+    async def attempt() -> Answer:
+        present = await storage.get(collection, [edit.id for edit in edits])
+        versions = {edit.id: present[edit.id].version if edit.id in present else ABSENT for edit in edits}
+        done: set[str] = set()
+        writes: dict[str, Put | Delete] = {}
+        for edit in edits:
+            version = versions[edit.id]
+            if _is_so(present.get(edit.id), edit.document):
+                done.add(edit.id)
+            elif edit.if_version in (None, version):
+                if edit.document is None:
+                    writes[edit.id] = Delete(collection, edit.id, version)
+                else:
+                    writes[edit.id] = Put(collection, edit.id, kept(edit.document, request.now), version)
+        taken = await _taken(storage, collection, writes)
+        while True:
+            for id in taken:
+                writes.pop(id, None)
+            try:
+                return await once.commit(_draft(versions, done, writes, taken), tuple(writes.values()))
+            except Conflict as conflict:
+                if conflict.reason != "unique":
+                    raise
+                taken[conflict.id] = conflict.field or ""
 
-    return await retry(storage, [f"{collection.storage.name}/{edit.id}"], attempt)
+    return await retry(storage, [f"{collection.name}/{edit.id}" for edit in edits], attempt)
 
 
 def _is_so(record: Record | None, document: bytes | None) -> bool:
@@ -161,21 +160,55 @@ def _is_so(record: Record | None, document: bytes | None) -> bool:
     return present == document or encode(decode(present)) == encode(decode(document))
 
 
-def _members(edits: list[Edit], outcomes: list[Applied | Refused]) -> dict[str, object]:
-    """The members of an answer that say what became of the changes."""
-    applied: list[object] = []
-    conflicts: list[object] = []
-    for edit, outcome in zip(edits, outcomes, strict=True):
-        if isinstance(outcome, Applied):
-            applied.append({"id": edit.id, "version": outcome.version})
+async def _taken(storage: Storage, collection: Collection, writes: Mapping[str, Put | Delete]) -> dict[str, str]:
+    """The writes whose value of a unique field another record holds, or one before them is to have, and the field.
+
+    What the writes make of each other's records is not looked at: the commit finds it.
+    """
+    taken: dict[str, str] = {}
+    for place, name in collection.unique:
+        owners: dict[Value, str] = {}
+        for id, write in writes.items():
+            value = write.values[place] if isinstance(write, Put) else None
+            if value is not None and owners.setdefault(value, id) != id:
+                taken[id] = name
+        if owners:
+            found = await storage.find(Query(collection, (Filter(name, "in", tuple(owners)),)))
+            for record in found.records:
+                if record.id not in writes:
+                    value = collection.values(record.decode(), strict=False)[place]
+                    taken[owners[value]] = name
+    return taken
+
+
+def _draft(
+    versions: Mapping[str, int], done: Container[str], writes: Container[str], taken: Mapping[str, str]
+) -> Draft:
+    applied: list[str | int] = []
+    conflicts: list[dict[str, str]] = []
+    written = 0
+    for id, version in versions.items():
+        if id in done or id in writes:
+            applied.append(f'{"," if applied else ""}{{"id":{encode(id).decode()},"version":')
+            if id in done:
+                applied.append(str(version))
+            else:
+                written += 1
+                applied.append(written)
+            applied.append("}")
         else:
-            conflicts.append({"id": edit.id} | _present(outcome))
-    return {"applied": applied, "conflicts": conflicts}
+            conflicts.append({"id": id} | ({"taken": taken[id]} if id in taken else {}))
+    return Draft(200, {}, ['{"applied":[', *applied, f'],"conflicts":{encode(conflicts).decode()}}}'])
 
 
-def _present(refused: Refused) -> dict[str, object]:
-    record, taken = refused
-    shows: dict[str, object] = {"version": ABSENT, "deleted": True}
-    if record is not None:
-        shows = {"version": record.version, "record": msgspec.Raw(shown(record))}
-    return shows if taken is None else shows | {"taken": taken}
+async def _conflicts(request: ApiRequest, conflicts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Conflicts with the records that are there."""
+    records = await request.storage.get(request.caller.storage, [conflict["id"] for conflict in conflicts])
+    shown_conflicts: list[dict[str, Any]] = []
+    for conflict in conflicts:
+        record = records.get(conflict["id"])
+        if record is None:
+            shown_conflicts.append(conflict | {"version": ABSENT, "deleted": True})
+        else:
+            shown_conflicts.append(conflict | {"version": record.version, "record": msgspec.Raw(shown(record))})
+    return shown_conflicts

@@ -201,6 +201,10 @@ async def storage(storage_url: str) -> AsyncIterator[Storage]:
         yield store
 
 
+def _setting(name: str) -> str:
+    return name if "." in name or name == "collections" else f"apis.device_usage.{name}"
+
+
 @pytest.fixture
 async def serve(storage: Storage, storage_url: str, log: "Log") -> AsyncIterator[Serve]:
     """Starts an application on the test's store, or has it open the one that its settings name.
@@ -210,7 +214,7 @@ async def serve(storage: Storage, storage_url: str, log: "Log") -> AsyncIterator
     async with AsyncExitStack() as stack:
 
         async def start(settings: dict[str, Any] | None = None, *, now: str = NOW, opens_store: bool = False) -> Served:
-            given = {name if "." in name else f"apis.device_usage.{name}": v for name, v in (settings or {}).items()}
+            given = {_setting(name): value for name, value in (settings or {}).items()}
             config = load_config(environ={}, overrides={"storage.url": storage_url, "log.format": "json", **given})
             clock = MovableClock(parse_time(now))
             application = create_app(config, storage=None if opens_store else storage, clock=clock)

@@ -2,15 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from .conftest import Answer, Serve, Served
+from .conftest import JSON, Answer, Serve, Served
 
 NOTE = {
     "type": "object",
@@ -23,10 +24,6 @@ TASK: dict[str, Any] = {"type": "object"}
 
 def note(title: str = "Milk", **more: Any) -> dict[str, Any]:
     return {"title": title, **more}
-
-
-def without_meta(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != "_meta"}
 
 
 @dataclass
@@ -53,9 +50,13 @@ class Notes:
         assert answer.status == 200, answer.content
         return answer.json
 
-    async def post(self, since: int, *changes: dict[str, Any], query: str = "") -> Answer:
-        body = {"since": since, "changes": changes}
-        return await self.server("POST", f"/collections/notes/sync?{query}", json=body)
+    async def post(
+        self, since: int, *changes: dict[str, Any], query: str = "", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        body = BytesIO(json.dumps({"since": since, "changes": changes}).encode())
+        return await self.server(
+            "POST", f"/collections/notes/sync?{query}", data=body, headers=JSON | dict(headers or {})
+        )
 
     async def sync(self, since: int, *changes: dict[str, Any]) -> Any:
         answer = await self.post(since, *changes)
