@@ -219,7 +219,7 @@ def test_a_copy_that_is_killed_at_any_moment(folder: Path, target: str) -> None:
     rng = random.Random(3)
     for _ in range(2):
         with started("sqlite:a", target, folder) as process:
-            while not (folder / "b").exists():
+            while not (folder / "b").exists() and process.poll() is None:
                 time.sleep(0.001)
             time.sleep(rng.random() * 0.3)
             process.kill()
