@@ -30,8 +30,10 @@ def fitting(config: Config, *, store: bool) -> Iterator[Finding]:
     except ConfigError as error:
         yield from (Finding("fatal", "collections", problem, "correct it") for problem in error.problems)
         return
+    if not store or not collections:
+        return
     path = make_storage(config.storage.url).path
-    if not store or not collections or (path is not None and not path.exists()):
+    if path is not None and not path.exists():
         return
     declared = tuple([collection.storage for collection in collections])
     try:
