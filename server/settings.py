@@ -199,10 +199,11 @@ def _expected(rule: Schema) -> str:
 
 
 def _hint(unknown: str, section: str, rule: Schema) -> str:
-    in_list = "[" in section
-    known = [f"{section}.{key}" for key in rule["properties"]] if in_list else list(settings())
-    if meant := nearest(unknown, known):
+    if "[" in section:  # a table in a list
+        name = section.partition("[")[0]
+        if meant := nearest(unknown.replace(section, name), [f"{name}.{key}" for key in rule["properties"]]):
+            return f"did you mean {section}{meant.removeprefix(name)}?"
+        section = f"[{name}]"
+    elif meant := nearest(unknown, settings()):
         return f"did you mean {meant}?"
-    if in_list:
-        section = f"[{section.partition('[')[0]}]"
     return f"{f'[{section}]' if section else 'the file'} has {', '.join(rule['properties'])}"

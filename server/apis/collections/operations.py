@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from uuid_utils import uuid7
 
-from ....storage import ABSENT, Conflict, Delete, InvalidDocument, Put, Record, retry
-from ....storage.documents import decode, encode
-from ...errors import ApiError, InvalidBody, NotFound, Problem, TooLarge
+from ....storage import ABSENT, Conflict, Delete, Put, Record, retry
+from ....storage.documents import encode
+from ...errors import ApiError, NotFound, TooLarge
 from ...idempotency import IDEMPOTENCY, Draft
 from ...operation import JSON
 from ...request import Answer, ApiRequest
@@ -21,7 +21,7 @@ from .ids import check_id, check_id_in, id_in
 from .patching import merged
 from .preconditions import Preconditions, etag
 from .queries import read_query
-from .records import META, kept, plain, shown, shown_around, without_meta
+from .records import kept, parse, plain, shown, shown_around
 
 if TYPE_CHECKING:
     from ...idempotency import Once, Text
@@ -159,20 +159,6 @@ async def delete(request: ApiRequest) -> Answer:
 
     await retry(request.storage, [_lock(request, id)], attempt)
     return Answer(status=204)
-
-
-def parse(body: bytes) -> tuple[bytes, dict[str, Any]]:
-    """A body that has to be a JSON object, without its ``_meta``, and its value. Raises `InvalidBody`."""
-    if not body:
-        raise InvalidBody(problems=[Problem((), "is required")])
-    try:
-        document = decode(body)
-    except InvalidDocument as error:
-        raise InvalidBody(problems=[Problem((), error.message)]) from error
-    if not isinstance(document, dict):
-        raise InvalidBody(problems=[Problem((), "must be an object", "type")])
-    document.pop(META, None)
-    return without_meta(body), document
 
 
 async def _find(request: ApiRequest, id: str) -> Record:

@@ -8,12 +8,13 @@ values stay.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ....storage.documents import encode
+from ....storage.documents import InvalidDocument, decode, encode
 from ....storage.times import format_time
+from ...errors import InvalidBody, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -46,6 +47,20 @@ def without_meta(body: bytes) -> bytes:
         if parts.pop(META, None) is not None:
             return joined(parts)
     return body.strip()
+
+
+def parse(body: bytes) -> tuple[bytes, dict[str, Any]]:
+    """A body that has to be a JSON object, without its ``_meta``, and its value. Raises `InvalidBody`."""
+    if not body:
+        raise InvalidBody(problems=[Problem((), "is required")])
+    try:
+        document = decode(body)
+    except InvalidDocument as error:
+        raise InvalidBody(problems=[Problem((), error.message)]) from error
+    if not isinstance(document, dict):
+        raise InvalidBody(problems=[Problem((), "must be an object", "type")])
+    document.pop(META, None)
+    return without_meta(body), document
 
 
 def kept(body: bytes, now: int) -> bytes:

@@ -69,14 +69,14 @@ class Registry:
         self._collections: dict[str, UserCollection] = {}
         for name, source in _sources(config, problems).items():
             try:
-                self._collections[name] = self._compile(name, source)
+                collection = self._collections[name] = self._compile(name, source)
             except (SchemaError, ConfigError) as error:
                 problems += str(error).splitlines()
-        for collection in self._collections.values():
+                continue
             if config.exposed and collection.write == "public":
                 problems.append(
-                    f'collections: {collection.name} has write = "public", and the server is exposed '
-                    f'({config.exposed_by[0]}); set write = "key"'
+                    f'{source.setting}.write: {name} is "public", and the server is exposed '
+                    f'({config.exposed_by[0]}); set it to "key"'
                 )
         if problems:
             raise ConfigError(problems)

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from ....storage import InvalidDocument, Put
-from ....storage.documents import decode
 from ...errors import BadRequest
 from .ids import check_id, id_in
-from .records import kept, without_meta
+from .records import kept, parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,8 +41,7 @@ def read_seed(collection: UserCollection, now: int) -> list[Put]:
     try:
         for where, fallback, body in _records(seed):
             try:
-                body = without_meta(body)
-                document = decode(body)
+                body, document = parse(body)
                 id = check_id(id_in(document) or fallback)
                 collection.check(document)
                 if id in writes:
