@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -93,7 +94,7 @@ def test_a_store_is_backed_up_and_moved_as_shown(
     assert copied == f"copied {what} to sqlite:moved.db"
 
 
-@pytest.mark.parametrize("program", blocks("python"))
+@pytest.mark.parametrize("program", [text for text in blocks("python") if not text.startswith("# test_")])
 def test_python_examples_run(program: str, environment: dict[str, str], tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
@@ -102,7 +103,50 @@ def test_python_examples_run(program: str, environment: dict[str, str], tmp_path
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("text", blocks("toml"))
+def test_the_fixture_serves_as_shown(environment: dict[str, str], tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "tests" / "examples" / "schemas", tmp_path / "schemas")
+    (options,) = (text for text in blocks("toml") if text.startswith("# pyproject.toml"))
+    (tests,) = (text for text in blocks("python") if text.startswith("# test_notes.py"))
+    (tmp_path / "pyproject.toml").write_text(options)
+    (tmp_path / "test_notes.py").write_text(tests)
+    # Named, since Homeport may be on the path without being installed.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "homeport.server.plugin"]
+    alone = environment | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=alone, capture_output=True, text=True, check=False)
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_server_for_tests_does_as_shown(environment: dict[str, str], tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "tests" / "examples" / "schemas", tmp_path / "schemas")
+    (session,) = (text for text in blocks("sh") if "serve --test" in text)
+    quiet = session.replace("url.txt &", "url.txt >out 2>err &")
+    output = _shell(quiet.replace("curl -s", "echo; curl -s"), URL, environment, tmp_path)
+    answers = [json.loads(line) for line in output.splitlines() if line]
+    assert answers[2]["status"] == 503  # the fault
+    assert answers[3]["requests"][-1]["path"] == "/collections/note"
+
+
+def test_a_schema_is_a_collection_as_shown(environment: dict[str, str], tmp_path: Path) -> None:
+    (begin,) = (text for text in blocks("sh") if "--watch" in text)
+    *prepare, serve = begin.splitlines()
+    _shell("\n".join(prepare), URL, environment, tmp_path)
+    (session,) = (text for text in blocks("sh") if "-X PATCH" in text)
+    command = [*serve.split(), "--port", "0", "--storage", "memory:"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
+    ) as server:
+        assert server.stdout is not None
+        url = server.stdout.readline().split()[-1]
+        output = _shell(session.replace("curl -s", "echo; curl -s"), url, environment)
+        server.terminate()
+    done, created, patched, changes = (json.loads(line) for line in output.splitlines() if line)
+    assert [note["title"] for note in done["records"]] == ["Bread"]
+    assert created["title"] == "Eggs"
+    assert (patched["title"], patched["done"]) == ("Milk", True)
+    assert [change["record"]["title"] for change in changes["changes"]] == ["Bread", "Eggs", "Milk"]
+
+
+@pytest.mark.parametrize("text", [text for text in blocks("toml") if not text.startswith("# pyproject.toml")])
 def test_settings_are_settings(text: str, tmp_path: Path) -> None:
     assert tomllib.loads(text)
     file = tmp_path / "homeport.toml"
@@ -120,9 +164,10 @@ def test_what_it_points_at_exists() -> None:
         assert (ROOT / path).exists(), path
 
 
-def _shell(script: str, url: str, environment: dict[str, str]) -> str:
+def _shell(script: str, url: str, environment: dict[str, str], folder: Path | None = None) -> str:
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script.replace(URL, url)],
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
