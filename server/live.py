@@ -11,9 +11,9 @@ import asyncio
 import struct
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal
 
 from aiohttp import WSCloseCode, web
 
@@ -35,12 +35,12 @@ MAX_MESSAGE = 64 * 1024
 """Bytes of a message from a client."""
 PARTING_SECONDS = 0.5
 """How long a reader may take for what waits for it, and to close, once the stream has ended."""
-AT_ONCE = 100
-"""Streams that are written to before others have their turn on the loop: some milliseconds at most."""
+_A_TURN = 256 * 1024
+_A_WRITE = 8 * 1024
+"""A write takes about as long as it takes to copy so many bytes."""
 
 Wire = Literal["websocket", "sse", "sse/1.0"]
 """How bytes are packed: as frames of a WebSocket; as chunks of a body; or as they are, for HTTP/1.0."""
-T = TypeVar("T")
 
 
 def text_frame(text: bytes) -> bytes:
@@ -63,11 +63,17 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-async def by_turns(streams: Iterable[T]) -> AsyncIterator[T]:
-    """As they come, with a pause for the loop after every so many."""
-    for count, stream in enumerate(streams, 1):
-        yield stream
-        if count % AT_ONCE == 0:
+class Turns:
+    """Lets others have their turn on the loop every so many writes: a millisecond or so, when they are made."""
+
+    def __init__(self) -> None:
+        self._spent = 0
+
+    async def wrote(self, size: int = 0) -> None:
+        """To be called after each write of so many bytes."""
+        self._spent += _A_WRITE + size
+        if self._spent > _A_TURN:
+            self._spent = 0
             await asyncio.sleep(0)
 
 
@@ -240,16 +246,20 @@ class Live:
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            async for stream in by_turns(tuple(self._streams)):
+            turns = Turns()
+            for stream in tuple(self._streams):
                 stream.beat()
+                await turns.wrote()
 
     async def stop(self, _: web.Application) -> None:
         """Ends every stream; a signal handler for the application's shutdown."""
         self._stopped = True
         if self._beating is not None:
             self._beating.cancel()
-        async for stream in by_turns(tuple(self._streams)):
+        turns = Turns()
+        for stream in tuple(self._streams):
             stream.end(WSCloseCode.GOING_AWAY, "the server is stopping")
+            await turns.wrote()
 
 
 LIVE = web.AppKey("live", Live)

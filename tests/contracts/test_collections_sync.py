@@ -349,6 +349,12 @@ async def test_no_page_from_elsewhere(notes: Notes) -> None:
 
 
 @on_memory
+async def test_a_page_from_another_port_hears_events(notes: Notes) -> None:
+    async with notes.events(Origin="http://localhost:5173") as events:
+        assert events.answer.headers["Access-Control-Allow-Origin"] == "http://localhost:5173"
+
+
+@on_memory
 async def test_subscribers_are_counted(notes: Notes) -> None:
     async with notes.socket(), notes.events() as events:
         await events.answer.content.readline()

@@ -18,7 +18,7 @@ from ...live import LIVE, text_frame
 from ...request import Answer
 from .access import check_access, may
 from .api import api
-from .fanout import FANOUT, change_object
+from .fanout import FANOUT, change_object, fitting
 from .registry import COLLECTIONS
 
 if TYPE_CHECKING:
@@ -103,11 +103,9 @@ async def read_changes(request: ApiRequest, collection: UserCollection, since: i
 
 def _bounded(read: Changes) -> Page:
     """As many of the changes as an answer may hold."""
-    size = 0
-    for count, change in enumerate(read.changes):
-        size += change.size
-        if count and size > _PAGE_BYTES:
-            return Page(read.changes[:count], read.changes[count - 1].version, True)
+    fit = fitting(read.changes, _PAGE_BYTES)
+    if fit < len(read.changes):
+        return Page(read.changes[:fit], read.changes[fit - 1].version, True)
     return Page(read.changes, read.version, read.more)
 
 

@@ -21,7 +21,7 @@ from aiohttp import WSCloseCode, web
 from ....storage.documents import encode
 from ....storage.errors import Gone, StorageError
 from ....storage.records import Record
-from ...live import Wire, by_turns, chunk, text_frame
+from ...live import Turns, Wire, chunk, text_frame
 from .records import shown
 
 if TYPE_CHECKING:
@@ -86,6 +86,15 @@ def pack(events: Iterable[Event], wire: Wire) -> bytes:
         return b"".join([event.frame for event in events])
     lines = b"".join([event.lines for event in events])
     return chunk(lines) if lines and wire == "sse" else lines
+
+
+def fitting(changes: Sequence[Change], size: int) -> int:
+    """How many of some changes have documents of so many bytes together; at least one, if there is one."""
+    for count, change in enumerate(changes):
+        size -= change.size
+        if size < 0:
+            return max(count, 1)
+    return len(changes)
 
 
 class Subscriber:
@@ -157,10 +166,12 @@ class Fanout:
         stream = subscriber.stream
         try:
             began, present = 0, False
-            while stream.open and not ((present or self._watch) and self._join(subscriber)):
+            while True:
+                await stream.drained()
+                if not stream.open or ((present or self._watch) and self._join(subscriber)):
+                    return
                 async with self._reading:
                     began, present = await self._read_page(subscriber, began)
-                await stream.drained()
         except Gone:
             stream.end(WSCloseCode.POLICY_VIOLATION, "these changes are not remembered: start over")
         except StorageError as error:
@@ -178,11 +189,13 @@ class Fanout:
         upto = min([page.version for page in pages], default=after)
         changes = [change for page in pages for change in page.changes if change.version <= upto]
         changes.sort(key=lambda change: change.version)
-        subscriber.stream.write(pack(map(Event, changes), subscriber.stream.wire))
-        subscriber.after = upto
+        fit = fitting(changes, _BATCH_BYTES)
+        subscriber.stream.write(pack(map(Event, changes[:fit]), subscriber.stream.wire))
+        whole = fit == len(changes)
+        subscriber.after = upto if whole else changes[fit - 1].version
         if after == 0:
             began = min([page.store_version for page in pages], default=0)
-        return began, not any(page.more for page in pages)
+        return began, whole and not any(page.more for page in pages)
 
     def _collections(self) -> Sequence[Collection]:
         return [collection.storage for collection in self._registry.all()]
@@ -191,7 +204,7 @@ class Fanout:
         """Makes a subscriber live, if what it lacks is at hand."""
         if not subscriber.names <= self._watched:
             self._restart(subscriber.after)
-        if subscriber.after < self._floor or subscriber.stream.full:
+        if subscriber.after < self._floor:
             return False
         stream = subscriber.stream
         audience = self._audiences.setdefault((subscriber.names, stream.wire), Audience(subscriber.names, stream.wire))
@@ -249,11 +262,12 @@ class Fanout:
             self._unwatch()
 
     async def _write(self, queue: asyncio.Queue[Change]) -> None:
+        turns = Turns()
         while True:
             events = await _batch(queue)
             first, last = events[0].version, events[-1].version
             self._remember(events)
-            async for audience, subscriber, packed in by_turns(self._deliveries(events)):
+            for audience, subscriber, packed in self._deliveries(events):
                 if subscriber not in audience.subscribers or subscriber.after >= last:
                     continue  # it left, or joined, when others had their turn
                 if subscriber.stream.full:
@@ -265,6 +279,7 @@ class Fanout:
                     packed = audience.packed(event for event in events if event.version > subscriber.after)
                 subscriber.stream.write(packed)
                 subscriber.after = last
+                await turns.wrote(len(packed))
             self._settled = last
 
     def _deliveries(self, events: Sequence[Event]) -> Iterator[tuple[Audience, Subscriber, bytes]]:

@@ -104,6 +104,15 @@ async def test_a_slow_reader_is_waited_for(notes: Notes) -> None:
 
 
 @on_memory
+async def test_large_documents_come_one_at_a_time(notes: Notes) -> None:
+    """A page of them is more than is written before the reader has taken some."""
+    versions = [await notes.put(f"n{number}", note(text="x" * 700_000)) for number in range(20)]
+    async with notes.events() as events, notes.socket() as socket:
+        await socket.subscribe("notes", since=0)
+        assert await events.versions(20) == await socket.versions(20) == versions
+
+
+@on_memory
 async def test_who_reads_nothing_is_cut_off_and_resumes(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "STALLED_SECONDS", 0.1)
     monkeypatch.setattr(live, "PARTING_SECONDS", 0.1)
