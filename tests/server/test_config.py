@@ -294,7 +294,9 @@ def test_toml_in_other_words(toml: str) -> None:
         pytest.param("server.prot = 1", ["server.prot: unknown key; did you mean server.port?"], id="misspelt"),
         pytest.param("port = 1", ["port: unknown key; did you mean server.port?"], id="in no section"),
         pytest.param(
-            "[sever]\nport = 1", ["sever: unknown key; the file has collections, server, storage, log, apis"], id="section"
+            "[sever]\nport = 1",
+            ["sever: unknown key; the file has collections, server, storage, log, apis"],
+            id="section",
         ),
         pytest.param(
             "[apis.billing]\npublic = true",

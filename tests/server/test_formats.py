@@ -5,8 +5,6 @@ import pytest
 from homeport.server.formats import FORMATS, Address, format_address, is_loopback_host, parse_address
 
 VALID = {
-    "collection-name": ["n", "notes", "my-notes_2", "n" * 50],
-    "field-name": ["title", "Title", "a b", "größe", "_id", "a__gte"],
     "base-path": ["/", "/homeport", "/a/b/", "/v1.0/~x_-"],
     "bind-host": ["127.0.0.1", "0.0.0.0", "::", "::1", "fe80::1%eth0", "localhost", "my_host", "a.b.example."],
     "host-name": ["sync.example.com", "SYNC.Example.COM", "xn--bcher-kva.example", "10.0.0.7", "2001:db8::7", "a"],
@@ -20,6 +18,8 @@ VALID = {
         *["", "memory:", "file:data", "file:/var/lib/homeport", "sqlite:homeport.db", "sqlite:/a b.db", "sqlite:~/x"],
         *["package.module:factory", "module:Factory"],
     ],
+    "collection-name": ["n", "notes", "my-notes_2", "n" * 50],
+    "field-name": ["title", "Title", "a b", "größe", "_id", "a__gte"],
 }
 INVALID = {
     "collection-name": ["n", "notes", "my-notes_2", "n" * 50],

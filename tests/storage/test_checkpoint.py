@@ -44,11 +44,18 @@ async def calls_of_a_life(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return len(counting.calls)
 
 
-async def test_a_kill_or_loss_of_power_at_any_call_loses_nothing(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+EVERY = pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+"""Of the calls of a life, which ones; all of them take a while."""
+
+
+@EVERY
+async def test_a_kill_or_loss_of_power_at_any_call_loses_nothing(
+    ram: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
     states = await lived()
     calls = await calls_of_a_life(ram / "whole", monkeypatch)
     assert calls > 150
-    for at in range(1, calls + 1):
+    for at in range(1, calls + 1, every):
         killed, powerless = ram / f"{at} killed", ram / f"{at} powerless"
         killed.mkdir()
         storage = FileStorage(killed / "of" / "the" / "store")
@@ -64,10 +71,11 @@ async def test_a_kill_or_loss_of_power_at_any_call_loses_nothing(ram: Path, monk
             shutil.rmtree(folder)
 
 
-async def test_whatever_call_fails_the_store_goes_on(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@EVERY
+async def test_whatever_call_fails_the_store_goes_on(ram: Path, monkeypatch: pytest.MonkeyPatch, every: int) -> None:
     states = await lived()
     calls = await calls_of_a_life(ram / "whole", monkeypatch)
-    for at in range(1, calls + 1):
+    for at in range(1, calls + 1, every):
         code, error = [(errno.EIO, StorageUnavailable), (errno.ENOSPC, StorageFull)][at % 2]
         path = ram / str(at)
         storage = FileStorage(path)
@@ -88,10 +96,13 @@ async def test_whatever_call_fails_the_store_goes_on(ram: Path, monkeypatch: pyt
         shutil.rmtree(path)
 
 
-async def test_what_follows_a_kill_survives_a_loss_of_power(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@EVERY
+async def test_what_follows_a_kill_survives_a_loss_of_power(
+    ram: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
     states = await lived()
     calls = await calls_of_a_life(ram / "whole", monkeypatch)
-    for at in range(1, calls + 1, 2):
+    for at in range(1, calls + 1, every):
         before, after = ram / f"{at}", ram / f"{at} after"
         before.mkdir()
         storage = FileStorage(before / "store")
