@@ -65,6 +65,8 @@ def message(keyword: str, value: Any, schema: Any) -> str:
             return f"must have {value}" if isinstance(value, str) else f"must have {', '.join(value)}"
         case "dependentRequired":
             return "lacks members that others of its members need: " + encode(value).decode()
+    if keyword == "oneOf":
+        return "must fit one of the alternatives, and no second one"
     return f"does not fit the schema's {keyword}"
 
 
@@ -80,6 +82,8 @@ def describe(schema: Mapping[str, Any]) -> str:
         return describe({**schema, "format": None}) + " without control characters"
     if schema.get("format") == "hex":
         return describe({**schema, "format": None}).replace("character", "hexadecimal digit")
+    if schema.get("format"):
+        return describe({**schema, "format": None}) + f" in the format {schema['format']}"
     types = schema.get("type", "value")
     if isinstance(types, list):
         return " or ".join(describe({**schema, "type": one}) for one in types)

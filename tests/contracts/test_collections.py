@@ -10,10 +10,11 @@ import pytest
 
 from homeport.server.api_keys import ApiKeys
 from homeport.server.clock import Clock
-from homeport.storage import Storage
+from homeport.server.idempotency import ANSWERS
+from homeport.storage import Query, Storage
 
 from ..server.apis.collected import Collections, problems, serve_collections, write_schemas
-from ..server.apis.conftest import Launch, Serve, on_memory
+from ..server.apis.conftest import Launch, Serve, on_memory, until
 
 TIME = "2025-06-03T12:00:00.000Z"
 
@@ -362,6 +363,18 @@ async def test_the_versions_of_an_answer_are_those_that_were_taken(collections: 
     assert (await collections("GET", "thing")).json["version"] == answer.json["version"]
 
 
+async def test_what_is_remembered_is_forgotten_after_a_day(collections: Collections) -> None:
+    await collections("POST", "note", {"title": "x"}, Idempotency_Key="k")
+    storage = collections.server.storage
+
+    async def forgotten() -> bool:
+        return await storage.count(Query(ANSWERS)) == 0
+
+    assert not await forgotten()
+    collections.server.move_to("2025-06-04T12:30:00Z")
+    await until(forgotten)
+
+
 @on_memory
 async def test_refusals_are_not_kept(collections: Collections) -> None:
     assert (await collections("POST", "note", {"count": 1}, Idempotency_Key="k")).status == 400
@@ -441,6 +454,25 @@ async def test_pages_are_stable_under_writes(collections: Collections) -> None:
     second = await collections.server.get(link[1])
     assert [record["count"] for record in second.json["records"]] == [2, 3]
     assert second.content == (await collections("GET", f"note?sort=count&limit=2&cursor={first.json['next']}")).content
+
+
+async def test_pages_are_complete_whatever_their_size(collections: Collections) -> None:
+    operations = [{"op": "put", "id": f"{n:03}", "record": {"n": n}} for n in range(250)]
+    await collections("POST", "thing/batch", {"operations": operations})
+    answer = await collections("GET", "thing?limit=230")
+    assert [record["n"] for record in answer.json["records"]] == list(range(230))
+    assert (await collections("GET", f"thing?limit=1000&cursor={answer.json['next']}")).json["next"] is None
+
+
+@on_memory
+async def test_a_page_of_large_records_ends_early(collections: Collections) -> None:
+    for _ in range(2):
+        ids = [f"{n:03}" for n in range(250)]
+        operations = [{"op": "put", "id": id, "record": {"text": "x" * 60_000}} for id in ids]
+        assert (await collections("POST", "thing/batch", {"operations": operations})).status == 200
+    answer = await collections("GET", "thing?limit=1000")
+    assert len(answer.json["records"]) == 200
+    assert await collections.ids("limit=1000", "thing") == ids
 
 
 async def test_sparse_fields(collections: Collections) -> None:

@@ -33,6 +33,8 @@ def steps(bundle: Bundle) -> Sequence[int]:
 
     Raises `SchemaError` for references without end, or too many steps.
     """
+    if not isinstance(bundle.root, dict):
+        return [1] * (MAX_DEPTH + 1)
     nodes = _reachable(bundle)
     same = {key: [id(child) for child in _same(node, bundle.targets)] for key, node in nodes.items()}
     try:

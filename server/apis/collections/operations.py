@@ -20,7 +20,7 @@ from .batch import apply, read_operations
 from .ids import check_id, check_id_in, id_in
 from .patching import merged
 from .preconditions import Preconditions, etag
-from .queries import read_query
+from .queries import read_page, read_query
 from .records import kept, parse, plain, shown, shown_around
 
 if TYPE_CHECKING:
@@ -38,13 +38,12 @@ MAX_LARGE_BODY = 16 * 2**20
 async def list_records(request: ApiRequest) -> Answer:
     """Many records: filtered, sorted, a page at a time."""
     listing = read_query(request.caller.storage, request.raw.query.items())
-    page = await request.storage.find(listing.query)
-    records = b",".join([shown(record, listing.fields) for record in page.records])
-    body = b'{"records":[%b],"next":%b,"version":%d}' % (records, encode(page.next), page.version)
-    if page.next is None:
+    records, following, version = await read_page(request.storage, listing)
+    body = b'{"records":[%b],"next":%b,"version":%d}' % (b",".join(records), encode(following), version)
+    if following is None:
         return Answer(body)
-    following = request.raw.rel_url.update_query(cursor=page.next)
-    return Answer(body, headers={"Link": f'<{following}>; rel="next"'})
+    url = request.raw.rel_url.update_query(cursor=following)
+    return Answer(body, headers={"Link": f'<{url}>; rel="next"'})
 
 
 @api.post(_COLLECTION, content_types=JSON, returns={201: "collections#/$defs/Record"}, auth=may("write"))

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from ....storage import Filter, InvalidQuery, Query
 from ...errors import InvalidParameters, Problem
+from .records import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from ....storage import Collection, Operator
+    from ....storage import Collection, Operator, Storage
     from ....storage.records import FieldType, Value
 
 MAX_LIMIT = 1000
+_AT_ONCE = 100
+"""Records that are read from the store at a time."""
+_PAGE_BYTES = 8 << 20
+"""Documents after which a page ends."""
 _DEFAULT_LIMIT = 100
 _OPERATORS: Mapping[str, Operator] = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<=", "in": "in"}
 _INTEGER = re.compile(r"-?[0-9]{1,19}")
@@ -58,6 +64,24 @@ def read_query(collection: Collection, parameters: Iterable[tuple[str, str]]) ->
         except InvalidQuery:
             problems.append(Problem(("cursor",), "must be a `next` of this list, in the same order"))
     raise InvalidParameters(problems=problems)
+
+
+async def read_page(storage: Storage, listing: Listing) -> tuple[list[bytes], str | None, int]:
+    """The records as they are answered, the cursor of the page that follows, and the store's version.
+
+    A page of large records has fewer than were asked for. Where it took several looks, the version is the first's:
+    what was written meanwhile is among the changes since.
+    """
+    query, records = listing.query, list[bytes]()
+    version, size, wanted = None, 0, query.limit or _DEFAULT_LIMIT
+    while True:
+        page = await storage.find(replace(query, limit=min(_AT_ONCE, wanted - len(records))))
+        version = page.version if version is None else version
+        records += [shown(record, listing.fields) for record in page.records]
+        size += sum(len(record.document) for record in page.records)
+        if page.next is None or len(records) >= wanted or size >= _PAGE_BYTES:
+            return records, page.next, version
+        query = replace(query, after=page.next)
 
 
 def _limit(text: str, problems: list[Problem]) -> int:

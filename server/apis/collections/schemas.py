@@ -93,7 +93,7 @@ class CompiledSchema:
                 errors = []
             except jsonschema_rs.ValidationError as error:
                 errors = [error]
-        found = {(p.path, p.message): p for error in errors for p in self._explained(error)}
+        found = {(p.path, p.message): p for error in errors for p in self._explained(error, document)}
         return list(found.values())[:MAX_PROBLEMS]
 
     def _refusal(self, document: Any) -> Problem | None:
@@ -104,7 +104,7 @@ class CompiledSchema:
             return None
         return Problem((), "is too large, or nested too deeply, to be checked against this schema")
 
-    def _explained(self, error: jsonschema_rs.ValidationError) -> Iterator[Problem]:
+    def _explained(self, error: jsonschema_rs.ValidationError, document: Any) -> Iterator[Problem]:
         path, keyword, pointer = tuple(error.instance_path), error.kind.name, json_pointer(error.schema_path)
         match keyword:
             case "required":
@@ -112,9 +112,46 @@ class CompiledSchema:
             case "additionalProperties" | "unevaluatedProperties":
                 for name in error.kind.value:
                     yield Problem((*path, name), "is not allowed", keyword, pointer)
+            case "falseSchema" if members := _members_not_allowed(error, document):
+                for name in members:
+                    yield Problem((*path, name), "is not allowed", keyword, pointer)
+            case "anyOf" | "oneOf" if branches := [branch for branch in _branches(error) if branch]:
+                inside = [branch for branch in branches if any(len(e.instance_path) > len(path) for e in branch)]
+                if inside:  # one that it has the shape of
+                    for other in inside[0]:
+                        yield from self._explained(other, document)
+                else:
+                    told = dict.fromkeys(self._in_words(branch[0]).message for branch in branches)
+                    either = " or ".join(text.removeprefix("must be ") for text in told)
+                    yield Problem(path, f"must be {either}", keyword, pointer)
             case _:
-                location = (error.absolute_keyword_location or "").rpartition("/")[0]
-                yield explain_one(error, self._registry.resolver("").lookup(location).contents)
+                yield self._in_words(error)
+
+    def _in_words(self, error: jsonschema_rs.ValidationError) -> Problem:
+        location = (error.absolute_keyword_location or "").rpartition("/")[0]
+        try:
+            schema = self._registry.resolver("").lookup(location).contents
+        except jsonschema_rs.ReferencingError:  # one that the validator knows itself
+            schema = {}
+        return explain_one(error, schema)
+
+
+def _members_not_allowed(error: jsonschema_rs.ValidationError, document: Any) -> list[str]:
+    """Those of an object that may have none, which the validator does not name."""
+    if list(error.schema_path)[-1:] != ["additionalProperties"]:
+        return []
+    for step in error.instance_path:
+        document = document[step]
+    return list(document) if isinstance(document, dict) else []
+
+
+def _branches(error: jsonschema_rs.ValidationError) -> list[list[jsonschema_rs.ValidationError]]:
+    """The errors of each alternative; none where several fit, which ``oneOf`` does not allow."""
+    if isinstance(
+        error.kind, jsonschema_rs.ValidationErrorKind.AnyOf | jsonschema_rs.ValidationErrorKind.OneOfNotValid
+    ):
+        return error.kind.context
+    return []
 
 
 def _check_against_meta_schema(file: Path, contents: Any) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from homeport.server.apis.collections.references import MAX_REFERENCES, SchemaError
 from homeport.server.apis.collections.registry import Registry
@@ -114,7 +116,7 @@ def test_a_schema_may_be_recursive(tmp_path: Path) -> None:
 def test_a_schema_of_schemas(tmp_path: Path) -> None:
     schema = compiled(tmp_path, {"$ref": "https://json-schema.org/draft/2020-12/schema"})
     assert schema.accepts({"type": "string"})
-    assert not schema.accepts({"type": "strin"})
+    assert list(found(schema, {"type": "strin"})) == ["/type"]
 
 
 @pytest.mark.parametrize(
@@ -182,6 +184,109 @@ def test_what_is_no_json(tmp_path: Path) -> None:
         CompiledSchema(tmp_path / "note.schema.json", tmp_path)
     with pytest.raises(SchemaError, match="cannot be read: No such file"):
         CompiledSchema(tmp_path / "none.schema.json", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "problems"),
+    [
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, 5, {"/a": "must be a string or null"}),
+        (
+            {"oneOf": [{"properties": {"v": {"type": "integer"}}}, {"type": "null"}]},
+            {"v": "s"},
+            {"/a/v": "must be an integer"},
+        ),
+        (
+            {"oneOf": [{"type": "integer"}, {"minimum": 1}]},
+            5,
+            {"/a": "must fit one of the alternatives, and no second one"},
+        ),
+        ({"type": "string", "format": "email"}, "x", {"/a": "must be a string in the format email"}),
+        ({"format": "date"}, "x", {"/a": "must be a date such as 2025-06-03"}),
+        ({"format": "nobody knows it"}, "x", {}),
+        ({"pattern": "^a"}, "x", {"/a": "must match the pattern ^a"}),
+        ({"additionalProperties": False}, {"b": 1, "c": 1}, {"/a/b": "is not allowed", "/a/c": "is not allowed"}),
+        ({"required": ["b", "c"]}, {}, {"/a/b": "is required", "/a/c": "is required"}),
+        (False, 1, {"/a": "is not allowed"}),
+        ({"errorMessage": "must be nice", "const": "nice"}, 1, {"/a": "must be nice"}),
+    ],
+)
+def test_what_is_said_of_a_document(tmp_path: Path, schema: Any, value: object, problems: dict[str, str]) -> None:
+    assert found(compiled(tmp_path, {"properties": {"a": schema}}), {"a": value}) == problems
+
+
+scalars = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.5, "", "a", "ab", "additionalProperties"])
+keys = st.sampled_from(["a", "b", "additionalProperties", "a/b"])
+documents = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3), max_leaves=6
+)
+
+
+def keywords(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """A schema of some keywords, around others."""
+    some = st.lists(inner, min_size=1, max_size=2)
+    named = st.dictionaries(keys, inner, max_size=2)
+    types = st.sampled_from(["string", "integer", "number", "boolean", "null", "object", "array"])
+    return st.fixed_dictionaries(
+        {},
+        optional={
+            "type": types | st.lists(types, min_size=1, max_size=2, unique=True),
+            "properties": named,
+            "patternProperties": st.dictionaries(st.sampled_from(["^a", "b$"]), inner, max_size=1),
+            "additionalProperties": inner,
+            "unevaluatedProperties": inner,
+            "propertyNames": inner,
+            "required": st.lists(keys, max_size=2, unique=True),
+            "dependentRequired": st.dictionaries(keys, st.lists(keys, max_size=2, unique=True), max_size=1),
+            "dependentSchemas": named,
+            "items": inner,
+            "prefixItems": some,
+            "unevaluatedItems": inner,
+            "contains": inner,
+            "minContains": st.integers(0, 2),
+            "uniqueItems": st.booleans(),
+            "maxItems": st.integers(0, 2),
+            "minProperties": st.integers(0, 2),
+            "maxLength": st.integers(0, 1),
+            "minimum": st.integers(-1, 1),
+            "exclusiveMaximum": st.integers(-1, 1),
+            "multipleOf": st.sampled_from([2, 0.5]),
+            "const": scalars,
+            "enum": st.lists(scalars, min_size=1, max_size=2),
+            "format": st.sampled_from(["date", "email", "regex", "unknown"]),
+            "anyOf": some,
+            "oneOf": some,
+            "allOf": some,
+            "not": inner,
+            "if": inner,
+            "then": inner,
+            "else": inner,
+            "$ref": st.just("other.schema.json#/$defs/x"),
+            "errorMessage": st.just("must be nice"),
+        },
+    )
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    schema=st.recursive(st.booleans() | st.just({}), keywords, max_leaves=8),
+    other=st.booleans() | st.just({"type": "integer"}),
+    tried=st.lists(documents, min_size=1, max_size=4),
+)
+def test_whatever_is_refused_is_explained(tmp_path: Path, schema: Any, other: Any, tried: list[Any]) -> None:
+    note = compiled(tmp_path, schema, other={"$defs": {"x": other}})
+    for document in tried:
+        problems = note.problems(document)
+        assert bool(problems) is not note.accepts(document)
+        for problem in problems:
+            assert problem.message
+            assert resolves(document, problem.path[:-1])
+
+
+def resolves(document: Any, path: tuple[str | int, ...]) -> bool:
+    """Whether there is something at a place of a document."""
+    for step in path:
+        document = document[step]
+    return True
 
 
 # Hostile ones
