@@ -90,6 +90,8 @@ class Stream(ABC):
     def __init__(self, transport: asyncio.Transport, writer: AbstractStreamWriter) -> None:
         self._transport = transport
         self._writer = writer
+        self._written = 0
+        self._taken = -1
 
     @property
     def open(self) -> bool:
@@ -103,6 +105,7 @@ class Stream(ABC):
     def write(self, packed: bytes) -> None:
         """Sends bytes that are packed for the stream's `wire`, if it is open."""
         if self.open:
+            self._written += len(packed)
             self._transport.write(packed)
 
     async def drained(self) -> None:
@@ -111,14 +114,22 @@ class Stream(ABC):
             async with asyncio.timeout(STALLED_SECONDS):
                 await self._writer.drain()
         except TimeoutError:
-            self.end(WSCloseCode.TRY_AGAIN_LATER, "reads too slowly; resume from the last version")
+            self._cut_off()
         except ConnectionError:
             return  # it is not open any more
 
     def beat(self) -> None:
-        """Sends the sign of life."""
+        """Sends the sign of life; cuts off a reader that has taken nothing of what waits for it since the last."""
+        waiting = self._transport.get_write_buffer_size()
+        taken = self._written - waiting
+        if waiting and taken <= self._taken:
+            self._cut_off()
+        self._taken = taken
         if not self.full:
             self.write(_HEARTBEATS[self.wire])
+
+    def _cut_off(self) -> None:
+        self.end(WSCloseCode.TRY_AGAIN_LATER, "reads too slowly; resume from the last version")
 
     def end(self, code: int, reason: str) -> None:
         """Ends the stream. A WebSocket's client is told why: a code and up to 123 bytes (RFC 6455 7.4)."""

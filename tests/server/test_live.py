@@ -201,6 +201,19 @@ async def test_who_does_not_read_is_cut_off(served: Served, path: str, monkeypat
         await until(lambda: not served.live.count())
 
 
+async def test_who_reads_nothing_is_cut_off_however_little_waits(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(live_module, "PARTING_SECONDS", 0.02)
+    sock, _ = await served.raw()
+    with sock:
+        while not opened[0]._transport.get_write_buffer_size():
+            opened[0].write(chunk(b"x" * 65_000))
+        assert not opened[0].full
+        await until(lambda: not served.live.count())
+
+
 async def test_who_reads_slowly_is_waited_for(served: Served) -> None:
     async with await served.connect(max_msg_size=0) as client:
         await until(lambda: bool(opened))
