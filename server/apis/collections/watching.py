@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .registry import Registry
 
 log = logging.getLogger(__name__)
+logging.getLogger("watchfiles").setLevel(logging.WARNING)  # it counts the changes
 
 _QUIET = 50
 """Milliseconds without a further change after which files are read; an editor may write one in several steps."""
