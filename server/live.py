@@ -36,7 +36,7 @@ MAX_MESSAGE = 64 * 1024
 PARTING_SECONDS = 0.5
 """How long a reader may take for what waits for it, and to close, once the stream has ended."""
 _A_TURN = 256 * 1024
-_A_WRITE = 8 * 1024
+_A_WRITE = 16 * 1024
 """A write takes about as long as it takes to copy so many bytes."""
 
 Wire = Literal["websocket", "sse", "sse/1.0"]
