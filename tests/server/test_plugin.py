@@ -65,6 +65,7 @@ def test_what_the_fixture_can_do(project: pytest.Pytester) -> None:
         project,
         """
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 
 
 def test_records(homeport):
@@ -155,8 +156,26 @@ async def test_asynchronous_tests(homeport):
         async with session.get("/collections/note") as answer:
             assert [note["title"] for note in (await answer.json())["records"]] == ["A", "B", "C", "D"]
     assert titles(homeport) == ["A", "B", "C", "D"]
+
+
+@pytest.mark.parametrize("client", ["requests", "httpx"])
+def test_other_clients(homeport, client):
+    http = import_module(client)
+    assert http.put(homeport.url + "/collections/note/c", json={"title": "C"}).status_code == 201
+    homeport.fail("/collections/*", status=503)
+    assert http.get(homeport.url + "/collections/note").status_code == 503
+    answer = http.get(homeport.url + "/collections/note", params={"title": "C"})
+    assert [note["title"] for note in answer.json()["records"]] == ["C"]
+
+
+async def test_an_asynchronous_client_of_another_library(homeport):
+    import httpx
+
+    async with httpx.AsyncClient(base_url=homeport.url) as client:
+        assert (await client.delete("/collections/note/a")).status_code == 204
+    assert titles(homeport) == ["B"]
 """,
-        passed=10,
+        passed=13,
     )
 
 
