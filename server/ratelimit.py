@@ -10,6 +10,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from limits import RateLimitItem, parse
@@ -73,7 +74,11 @@ class Rate(NamedTuple):
     @classmethod
     def of(cls, name: str, text: str) -> Rate:
         """From a text such as ``600/hour`` or ``5 per 2 minutes``. Raises ValueError."""
-        return cls(name, parse(text))
+        return cls(name, _parse(text))
+
+
+_parse = lru_cache(maxsize=256)(parse)
+"""An application has a hundred operations with a handful of rates."""
 
 
 class Limiter:

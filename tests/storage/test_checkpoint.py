@@ -44,7 +44,7 @@ async def calls_of_a_life(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return len(counting.calls)
 
 
-EVERY = pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
+EVERY = pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])
 """Of the calls of a life, which ones; all of them take a while."""
 
 

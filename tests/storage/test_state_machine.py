@@ -277,7 +277,7 @@ class Stores(RuleBasedStateMachine):
 
 
 @pytest.mark.usefixtures("checkpoints_often")
-@pytest.mark.parametrize("examples", [25, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [15, pytest.param(2000, marks=pytest.mark.slow)])
 def test_a_store_answers_as_the_model_does(back_end: BackEnd, examples: int) -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call] - hypothesis
         lambda: Stores(back_end),

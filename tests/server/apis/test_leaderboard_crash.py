@@ -89,7 +89,7 @@ class Clients:
 
 
 @pytest.mark.parametrize("back_end", ["file", "sqlite"])
-@pytest.mark.parametrize("kills", [5, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
 async def test_no_sync_is_lost_or_half_there_after_a_kill(
     launch: Launch, tmp_path: Path, back_end: str, kills: int
 ) -> None:
