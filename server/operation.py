@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..storage.records import Collection
     from .auth import Auth
+    from .config import Config
     from .jobs import Job
     from .ratelimit import Limit
     from .request import ApiRequest
@@ -38,7 +39,7 @@ class Declaration(TypedDict, total=False):
     path's): those of objects whose members are the parameters, read by their types. ``returns``: the answers', by
     status. ``limits``: none is the configuration's default per client address. ``max_body``: bytes; none is the
     configuration's. ``content_types``: what a body may be; JSON where there is a ``body``. Without a ``body`` but with
-    these the handler gets the bytes.
+    these the handler gets the bytes. ``when``: under which configurations there is the operation; none is all.
     """
 
     body: str
@@ -49,6 +50,7 @@ class Declaration(TypedDict, total=False):
     limits: tuple[Limit, ...]
     max_body: int
     content_types: tuple[str, ...]
+    when: Callable[[Config], bool]
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Operation:
     limits: tuple[Limit, ...] = ()
     max_body: int | None = None
     content_types: tuple[str, ...] = ()
+    when: Callable[[Config], bool] | None = None
 
     @property
     def name(self) -> str:

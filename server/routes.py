@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from .config import Config
     from .hosts import Hosts
     from .operation import Api
 
@@ -50,7 +51,7 @@ def add_routes(apis: Sequence[Api], core: Core, make_endpoint: MakeEndpoint) -> 
         endpoint = make_endpoint(operation, tuple(_PARAMETER.findall(operation.path)), envelope, core)
         resource.add_route(method, endpoint.serve, expect_handler=endpoint.expect)
 
-    paths = _by_path(apis)
+    paths = _by_path(apis, core.config)
     for path in sorted(paths, key=_fixed_first):
         operations = paths[path]
         resource = router.add_resource(base + _by_place(path))
@@ -65,11 +66,13 @@ def add_routes(apis: Sequence[Api], core: Core, make_endpoint: MakeEndpoint) -> 
     add(router.add_resource("/{p0:.*}"), "*", _not_found(), by_path)
 
 
-def _by_path(apis: Sequence[Api]) -> dict[str, list[Operation]]:
+def _by_path(apis: Sequence[Api], config: Config) -> dict[str, list[Operation]]:
     """The operations of each path. Two APIs may share one and name its parameters differently: the first's names."""
     shapes: dict[str, str] = {}
     paths: dict[str, list[Operation]] = {}
     for operation in itertools.chain.from_iterable(api.operations for api in apis):
+        if operation.when is not None and not operation.when(config):
+            continue
         path = shapes.setdefault(_PARAMETER.sub("{}", operation.path), operation.path)
         paths.setdefault(path, []).append(operation)
     return paths

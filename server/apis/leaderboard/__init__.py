@@ -47,7 +47,8 @@ async def show_user(request: ApiRequest) -> dict[str, Any]:
 
 async def _lifespan(app: web.Application) -> AsyncIterator[None]:
     app[STATISTICS] = Statistics(app)
-    app[SLACK] = SlackRequests(app[CONFIG].apis.leaderboard.slack_signing_secret, app[STORAGE], app[CLOCK])
+    if secret := app[CONFIG].apis.leaderboard.slack_signing_secret:
+        app[SLACK] = SlackRequests(secret, app[STORAGE], app[CLOCK])
     yield
 
 

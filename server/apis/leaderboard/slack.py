@@ -14,7 +14,7 @@ from aiohttp import web
 from ....storage import ABSENT, Collection, Conflict, Field, Filter, Put, Query
 from ....storage.times import MINUTE, SECOND, format_time
 from ...api_keys import API_KEYS, InvalidUsername, UsernameTaken
-from ...errors import ApiError, InvalidBody, NotFound, Problem
+from ...errors import ApiError, InvalidBody, Problem
 from ...request import Answer, ApiRequest
 from .api import api
 
@@ -44,21 +44,19 @@ _HELP = (
 class SlackRequests:
     """Tells requests that Slack signed from others, and takes each of them once, whichever server it comes to."""
 
-    def __init__(self, secret: Secret | None, storage: Storage, clock: Clock) -> None:
-        """``secret``: the signing secret; None, where there is no command."""
+    def __init__(self, secret: Secret, storage: Storage, clock: Clock) -> None:
+        """``secret``: the signing secret."""
         self._secret = secret
         self._storage = storage
         self._clock = clock
         self._verifier: SignatureVerifier | None = None
 
     async def check(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Raises `NotFound` where there is no command, and `ApiError` 401 for all that is not genuine, fresh and new.
+        """Raises `ApiError` 401 for all that is not genuine, fresh and new.
 
         That is no failed authentication that counts: whoever makes a Slack app can have Slack send requests with
         another signature, and must not get Slack's addresses locked out.
         """
-        if self._secret is None:
-            raise NotFound
         if self._verifier is None:
             self._verifier = await asyncio.to_thread(_verifier, self._secret, self._clock)
         timestamp, signature = headers.get("X-Slack-Request-Timestamp", ""), headers.get("X-Slack-Signature", "")
@@ -79,7 +77,7 @@ class SlackRequests:
 
 
 SLACK = web.AppKey("slack", SlackRequests)
-"""Set when the application starts."""
+"""Set when the application starts, if there is a signing secret."""
 
 
 def _verifier(secret: Secret, clock: Clock) -> SignatureVerifier:
@@ -108,6 +106,7 @@ def _is_genuine(verifier: SignatureVerifier, timestamp: str, signature: str, bod
     content_types=("application/x-www-form-urlencoded",),
     max_body=_MAX_BODY,
     returns={200: "leaderboard#/$defs/SlackAnswer"},
+    when=lambda config: config.apis.leaderboard.slack_signing_secret is not None,
 )
 async def slack_command(request: ApiRequest) -> Answer:
     """A key for who asks in Slack, or a word on why there is none."""

@@ -386,7 +386,12 @@ async def test_what_is_no_slash_command(
 @on_memory
 async def test_it_is_off_without_a_signing_secret(serve: Serve) -> None:
     workspace = Workspace(await serve(now=NOW))
-    for headers in (GENUINE, signed(BODY, workspace.now, "None"), {"Content-Type": FORM}):
+    for headers in (
+        GENUINE,
+        signed(BODY, workspace.now, "None"),
+        {"Content-Type": FORM},
+        {"Content-Type": "text/plain"},
+    ):
         answer = await workspace.post(BODY, headers)
         assert (answer.status, answer.json) == (
             404,
