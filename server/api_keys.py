@@ -12,14 +12,13 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from hashlib import sha256
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from aiohttp import web
 
-from ..storage import ABSENT, Collection, Delete, DeleteWhere, Field, Filter, Put, Query, Record, Write, retry
+from ..storage import ABSENT, Collection, Delete, DeleteWhere, Field, Filter, Put, Query, Record, Write, retry, walk
 from ..storage.times import format_time, parse_time
 from .auth import bearer_token
 from .bcrypt_pool import BcryptPool
@@ -52,7 +51,6 @@ _BYTES, _LOOKUP, _SECRET = 45, 16, 44  # bytes in all, and the characters of the
 _LENGTH = len(_PREFIX) + _LOOKUP + _SECRET
 _FORM = re.compile(f"{_PREFIX}([A-Za-z0-9_-]{{{_LOOKUP}}})([A-Za-z0-9_-]{{{_SECRET}}})")
 _ID = re.compile(r"[0-9a-f]{16}")
-_PAGE = 500
 
 
 class Key(NamedTuple):
@@ -149,13 +147,8 @@ class ApiKeys:
     async def list(self, username: str | None = None) -> list[Key]:
         """A user's keys, or all of them, by username, then the oldest first."""
         where = () if username is None else (Filter("username", "==", username),)
-        query = Query(KEYS, where, ("username", "created_at"), limit=_PAGE)
-        page = await self._storage.find(query)
-        keys = [_key(record) for record in page.records]
-        while page.next is not None:
-            page = await self._storage.find(replace(query, after=page.next))
-            keys += [_key(record) for record in page.records]
-        return keys
+        query = Query(KEYS, where, ("username", "created_at"))
+        return [_key(record) async for record in walk(self._storage, query)]
 
     async def rotate(self, key_id: str) -> tuple[Key, str]:
         """Gives a key a new text; from the same commit on the old one is refused. Raises `NoSuchKey`."""

@@ -23,6 +23,7 @@ from .queries import Filter, Operator, Page, Query, Tombstones, starts_with
 from .records import ABSENT, Change, Changes, Collection, Field, Floor, Record
 from .retry import retry
 from .snapshots import Snapshot
+from .walking import walk
 from .writes import Check, Commit, Delete, DeleteWhere, Put, Write
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "open_storage",
     "retry",
     "starts_with",
+    "walk",
 ]
 
 

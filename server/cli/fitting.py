@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ...storage import Query, make_storage
+from ...storage import Query, make_storage, walk
 from ..config import ConfigError
 from .findings import Finding
 from .options import Failure, on_store
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from ..config import Config
 
 _SHOWN = 5
-_PAGE = 500
 
 
 def fitting(config: Config, *, store: bool) -> Iterator[Finding]:
@@ -59,17 +57,11 @@ async def _misfits(storage: Storage, collections: list[UserCollection]) -> dict[
     found: dict[str, tuple[int, list[str]]] = {}
     for collection in collections:
         count, ids = 0, []
-        query = Query(collection.storage, limit=_PAGE)
-        while True:
-            page = await storage.find(query)
-            count += len(page.records)
-            for record in page.records:
-                document = record.decode()
-                document.pop("_meta", None)
-                if not collection.schema.accepts(document):
-                    ids.append(record.id)
-            if page.next is None:
-                break
-            query = replace(query, after=page.next)
+        async for record in walk(storage, Query(collection.storage)):
+            count += 1
+            document = record.decode()
+            document.pop("_meta", None)
+            if not collection.schema.accepts(document):
+                ids.append(record.id)
         found[collection.name] = count, ids
     return found

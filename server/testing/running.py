@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import uvloop
 from aiohttp import web
 
-from ...storage import Put, Query
+from ...storage import Put, Query, walk
 from ...storage.documents import decode, encode
 from ...storage.times import parse_time
 from ..api_keys import API_KEYS, SCOPES
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_PAGE = 500
 _PATIENCE = 30.0
 """Seconds that anything may take."""
 _DRAIN = 0.01
@@ -126,13 +125,8 @@ class Homeport:
             await self._app[STORAGE].commit(puts)
 
     async def _records(self, collection: UserCollection) -> list[Any]:
-        storage, query = self._app[STORAGE], Query(collection.storage, limit=_PAGE)
-        page = await storage.find(query)
-        found = [*page.records]
-        while page.next is not None:
-            page = await storage.find(replace(query, after=page.next))
-            found += page.records
-        return [decode(plain(record.document)) for record in found]
+        found = walk(self._app[STORAGE], Query(collection.storage))
+        return [decode(plain(record.document)) async for record in found]
 
 
 class ServerClock:

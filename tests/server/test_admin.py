@@ -102,7 +102,7 @@ async def test_users_have_several_keys_in_order(server: Served) -> None:
 
 
 async def test_many_keys(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("homeport.server.api_keys._PAGE", 2)
+    monkeypatch.setattr("homeport.storage.walking._PAGE", 2)
     made = [(await create(server, username=f"user-{number}"))["id"] for number in range(5)]
     assert [row["id"] for row in await listed(server)] == made
 

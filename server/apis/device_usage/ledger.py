@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ....storage import (
@@ -28,6 +28,7 @@ from ....storage import (
     Write,
     retry,
     starts_with,
+    walk,
 )
 from ....storage.times import format_instant, parse_time
 from ...errors import Forbidden
@@ -39,8 +40,6 @@ DEVICES = Collection("device_usage_devices")
 USERS = Collection("device_usage_users")
 """``devices``: how many; ``registered``: whether by ``homeport users add``. Written with every device that comes or
 goes, so that both always agree."""
-
-_PAGE = 500
 
 
 def user_id(key: str) -> str:
@@ -158,7 +157,7 @@ class Ledger:
         """Reports, newest first, and the cursor of those that follow; ``begin`` inclusive, ``end`` exclusive, in
         microseconds since the epoch. Raises ValueError for a cursor that is none."""
         if hostname is None:
-            devices = [device.id async for device in self._all(Query(DEVICES, starts_with(f"{user}/"), limit=_PAGE))]
+            devices = [device.id async for device in walk(self._storage, Query(DEVICES, starts_with(f"{user}/")))]
         else:
             devices = [_device_id(user, hostname)]
         last_instant, last_device = _position(cursor) if cursor else ("", "")
@@ -185,7 +184,7 @@ class Ledger:
     async def forget_before(self, cutoff: int) -> int:
         """Removes the reports of before an instant, and devices that have no other; returns how many reports."""
         removed = 0
-        async for device in self._all(Query(DEVICES, limit=_PAGE)):
+        async for device in walk(self._storage, Query(DEVICES)):
             old = Filter("id", "<", f"{device.id}/{format_instant(cutoff)}")
             removed += await self._storage.purge(Query(REPORTS, (*_reports_of(device.id).where, old)))
             if not await self._storage.count(_reports_of(device.id)):
@@ -204,7 +203,7 @@ class Ledger:
 
     async def users(self) -> list[tuple[str, dict[str, Any]]]:
         """Id and `USERS` document of every user."""
-        return [(record.id, record.decode()) async for record in self._all(Query(USERS, limit=_PAGE))]
+        return [(record.id, record.decode()) async for record in walk(self._storage, Query(USERS))]
 
     async def register(self, user: str, registered: bool) -> bool:
         """Lets a user report where registration is closed, or no longer; False where that was so already.
@@ -224,16 +223,6 @@ class Ledger:
             return True
 
         return await retry(self._storage, [user], attempt)
-
-    async def _all(self, query: Query) -> AsyncIterator[Record]:
-        """Every record that a query matches, a page at a time."""
-        while True:
-            page = await self._storage.find(query)
-            for record in page.records:
-                yield record
-            if page.next is None:
-                return
-            query = Query(query.collection, query.where, query.sort, query.limit, page.next)
 
 
 def _device_id(user: str, hostname: str) -> str:

@@ -21,16 +21,15 @@ from ....storage import (
     Filter,
     Put,
     Query,
-    Record,
     Storage,
     Write,
     retry,
+    walk,
 )
 from ....storage.times import format_instant, format_time
 from .documents import DAYS, TOTALS, USERS, Delta, arrival_of, day_id, in_period, of_user, summed, with_rows
 from .periods import ALL_TIME, longer_periods
 
-_PAGE = 500
 _STEP = 100
 """Entries that are worked out before others have their turn."""
 
@@ -123,7 +122,7 @@ class Ledger:
 
     async def days(self, username: str) -> AsyncIterator[tuple[str, list[dict[str, Any]]]]:
         """A user's days with their rows, in order."""
-        async for record in self._all(of_user(DAYS, username)):
+        async for record in walk(self._storage, of_user(DAYS, username)):
             yield record.id.partition(" ")[2], record.decode()["rows"]
 
     async def count(self) -> int:
@@ -162,7 +161,7 @@ class Ledger:
         deltas: defaultdict[str, Delta] = defaultdict(Delta)
         arrivals: defaultdict[str, str] = defaultdict(str)
         count = 0
-        async for record in self._all(of_user(DAYS, username)):
+        async for record in walk(self._storage, of_user(DAYS, username)):
             day = record.id.partition(" ")[2]
             found = record.decode()
             right = summed(found["rows"], day, arrival_of(found))
@@ -174,7 +173,7 @@ class Ledger:
             count += 1
             if count % _STEP == 0:
                 await asyncio.sleep(0)
-        async for record in self._all(of_user(TOTALS, username)):
+        async for record in walk(self._storage, of_user(TOTALS, username)):
             label = record.id.partition(" ")[2]
             delta = deltas.pop(label, None)
             if delta is None:
@@ -188,14 +187,3 @@ class Ledger:
             total = delta.applied_to(None, label, arrivals[label])
             writes.append(Put(TOTALS, day_id(username, label), total, ABSENT))
         return writes
-
-    async def _all(self, query: Query) -> AsyncIterator[Record]:
-        """Every record that a query matches, a page at a time."""
-        after = None
-        while True:
-            page = await self._storage.find(Query(query.collection, query.where, limit=_PAGE, after=after))
-            for record in page.records:
-                yield record
-            after = page.next
-            if after is None:
-                return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from aiohttp import web
 
-from ....storage import Filter, Query
+from ....storage import Filter, Query, walk
 from ....storage.times import DAY, MINUTE
 from ...keys import CLOCK, STORAGE
 from .board import Ranking, leaderboard
@@ -28,7 +28,6 @@ _ENTRIES = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0)  # as 
 _WINDOWS = {"day": DAY, "week": 7 * DAY, "month": 30 * DAY}
 _MODELS_FOR = 5 * MINUTE
 """How long the sum over all users is shown before it is made again."""
-_PAGE = 500
 
 
 class _Total(msgspec.Struct):
@@ -88,14 +87,8 @@ class Statistics:
     async def _largest_models(self, storage: Storage, now: int) -> list[tuple[str, int]]:
         if not now < self._models_until <= now + _MODELS_FOR:  # the clock may be set back
             days: Counter[str] = Counter()
-            after = None
-            while True:
-                where = in_period("byCost", ALL_TIME)
-                page = await storage.find(Query(TOTALS, where, ("byCost",), _PAGE, after))
-                for record in page.records:
-                    days.update(_read(record.document).models)
-                if (after := page.next) is None:
-                    break
+            async for record in walk(storage, Query(TOTALS, in_period("byCost", ALL_TIME), ("byCost",))):
+                days.update(_read(record.document).models)
             self._models = sorted(days.items(), key=lambda item: (-item[1], item[0]))[:LARGEST]
             self._models_until = now + _MODELS_FOR
         return self._models
