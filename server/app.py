@@ -94,15 +94,14 @@ def assemble(
         limiter=Limiter(clock),
         telemetry=Telemetry(clock, config.log),
     )
+    own = [system_api(core.telemetry, apis, LEAST_COST if control else None)]
+    if control is not None:
+        own.append(control.attach(core, [*own, *apis]))
     for api in apis:
         if api.set_up is not None:
             api.set_up(app)
-    apis = [system_api(core.telemetry, apis, LEAST_COST if control else None), *apis]
-    if control is None:
-        add_routes(apis, core, Endpoint)
-    else:
-        apis.append(control.attach(core, apis))
-        add_routes(apis, core, control.endpoint)
+    apis = [*own, *apis]
+    add_routes(apis, core, control.endpoint if control else Endpoint)
     app.cleanup_ctx.append(partial(_run, apis=apis, core=core))
     return app
 

@@ -27,6 +27,11 @@ LEGACY_NAMES = {
     "ADMIN_KEY": ("server.admin_key", "{}"),
     "CLAUDE_SYNC_API_KEY": ("apis.console_usage.api_key", "{}"),
     "SLACK_SIGNING_SECRET": ("apis.leaderboard.slack_signing_secret", "{}"),
+    "API_KEY": ("apis.sessions.api_key", "{}"),
+    "CRON_SECRET": ("apis.metering.cron_secret", "{}"),
+    "OPENAI_API_KEY": ("apis.metering.transcription.api_key", "{}"),
+    "STRIPE_SECRET_KEY": ("apis.metering.stripe.secret_key", "{}"),
+    "STRIPE_WEBHOOK_SECRET": ("apis.metering.stripe.webhook_secret", "{}"),
 }
 """The environment of existing deployments: the setting that each variable means, and what it is set to."""
 
@@ -148,6 +153,83 @@ class LeaderboardConfig(msgspec.Struct, frozen=True, kw_only=True):
     slack_signing_secret: Secret | None
 
 
+class ApnsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """With ``key`` all of it is set, else nothing is pushed."""
+
+    key: Secret | None
+    key_id: str | None
+    team_id: str | None
+    topic: str | None
+    server: str
+
+
+class SessionsConfig(msgspec.Struct, frozen=True, kw_only=True):
+    api_key: Secret | None
+    key_on_loopback: bool
+    session_command: str
+    """As a shell would split it (`shlex`); there is at least one word."""
+    tmux_socket: str | None
+    output_folder: str
+    """An absolute path where the API is on, as is ``transcript_root``."""
+    context_window: int
+    transcript_root: str
+    apns: ApnsConfig
+
+
+class TiersConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens."""
+
+    free: int
+    pro: int
+    enterprise: int
+
+
+class TranscriptionConfig(msgspec.Struct, frozen=True, kw_only=True):
+    engine: Literal["auto", "openai", "pocketsphinx"]
+    base_url: str
+    api_key: Secret | None
+    timeout: int
+    """Seconds."""
+    max_concurrent: int
+
+
+class StripeConfig(msgspec.Struct, frozen=True, kw_only=True):
+    secret_key: Secret | None
+    webhook_secret: Secret | None
+    token_price: str | None
+    tokens: int
+    pro_price: str | None
+    enterprise_price: str | None
+    success_url: str | None
+    cancel_url: str | None
+    api_base: str
+
+
+class OauthClient(msgspec.Struct, frozen=True, kw_only=True):
+    """An ``[[apis.metering.oauth.clients]]`` table."""
+
+    id: str
+    name: str
+    redirect_uris: tuple[str, ...]
+
+
+class OauthConfig(msgspec.Struct, frozen=True, kw_only=True):
+    clients: tuple[OauthClient, ...]
+
+
+class MeteringConfig(msgspec.Struct, frozen=True, kw_only=True):
+    rate_limit: str
+    tokens_per_minute: int
+    whole_seconds: bool
+    cron_secret: Secret | None
+    refresh_schedule: str
+    """A cron expression, in UTC."""
+    tiers: TiersConfig
+    transcription: TranscriptionConfig
+    stripe: StripeConfig
+    oauth: OauthConfig
+
+
 class CollectionsConfig(msgspec.Struct, frozen=True, kw_only=True):
     schemas: str | None
     """An absolute path."""
@@ -159,6 +241,8 @@ class ApisConfig(msgspec.Struct, frozen=True, kw_only=True):
     console_usage: ConsoleUsageConfig
     device_usage: DeviceUsageConfig
     leaderboard: LeaderboardConfig
+    sessions: SessionsConfig
+    metering: MeteringConfig
     collections: CollectionsConfig
 
 
@@ -351,6 +435,17 @@ def _settle(values: Table, environ: Mapping[str, str], wrong: list[str]) -> None
             wrong.append(f"{name}: is not set, but {other} is; HTTPS needs both")
     if folder := values["apis.collections.schemas"]:
         values["apis.collections.schemas"] = _absolute("apis.collections.schemas", Path(folder), wrong)
+    if not values["apis.sessions.output_folder"]:
+        values["apis.sessions.output_folder"] = str(_data_folder(environ) / "sessions")
+    if "sessions" in values["apis.enabled"]:  # else a machine without home folders need not name any
+        for name in ("apis.sessions.output_folder", "apis.sessions.transcript_root"):
+            values[name] = _absolute(name, Path(values[name]), wrong)
+    if values["apis.sessions.apns.key"]:
+        wrong += [
+            f"apis.sessions.apns.{name}: is not set, but the key is; pushing to Apple needs both"
+            for name in ("key_id", "team_id", "topic")
+            if not values[f"apis.sessions.apns.{name}"]
+        ]
     values["collections"] = [
         _settle_collection(f"collections[{place}]", table, wrong) for place, table in enumerate(values["collections"])
     ]

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import shlex
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -20,8 +22,9 @@ _SEGMENTS = re.compile(r"(/[A-Za-z0-9._~-]+)+/?")
 _AUTHORITY = re.compile(r"(?:\[(?P<literal>[^\]]*)\]|(?P<name>[^:\[\]]*))(?::(?P<port>[0-9]{1,5}))?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _FACTORY = re.compile(r"(?!(?:memory|postgres|postgresql):)[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
-
 _COLLECTION = re.compile(r"[a-z][a-z0-9_-]{0,49}")
+_CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
+_URI = re.compile(r"[A-Za-z0-9:/?._~!$&'()*+,;=%@\[\]-]+")  # RFC 3986, without a fragment
 
 
 class Address(NamedTuple):
@@ -138,6 +141,42 @@ def _is_path(text: str) -> bool:
     return not _CONTROL.search(text)
 
 
+def _is_command(text: str) -> bool:
+    try:
+        return bool(shlex.split(text)) and _is_path(text)
+    except ValueError:  # a quotation mark without its twin
+        return False
+
+
+def _is_cron(text: str) -> bool:
+    from cronsim import CronSim, CronSimError
+
+    try:
+        CronSim(text, datetime(2000, 1, 1, tzinfo=UTC))
+    except CronSimError:
+        return False
+    return True
+
+
+def _is_redirect_uri(text: str) -> bool:
+    """RFC 6749 3.1.2: absolute, without a fragment; http alone on loopback (RFC 9700 2.1, RFC 8252 7.3), else https or
+    a scheme of the app's own, which has a dot in it (RFC 8252 7.1)."""
+    scheme, colon, rest = text.partition(":")
+    if not colon or not rest or not _URI.fullmatch(text):
+        return False
+    if scheme not in ("http", "https"):
+        return "." in scheme and bool(_SCHEME.fullmatch(scheme))
+    try:
+        host, _ = _split_authority(urlsplit(text).netloc)
+    except ValueError:
+        return False
+    return scheme == "https" or is_loopback_host(host)
+
+
+def _is_client_id(text: str) -> bool:
+    return bool(_CLIENT_ID.fullmatch(text))
+
+
 def is_collection_name(text: str) -> bool:
     """Whether anybody's collection may have this name."""
     return bool(_COLLECTION.fullmatch(text))
@@ -169,7 +208,10 @@ def _is_rate_limit(text: str) -> bool:
 FORMATS = {
     "base-path": Format(_is_base_path, "a path", "/homeport"),
     "bind-host": Format(_is_host_name, "an address or host name without a port", "127.0.0.1"),
+    "client-id": Format(_is_client_id, "an id of up to 100 of A-Z, a-z, 0-9, ., _ and -,", "desktop"),
     "collection-name": Format(is_collection_name, "a name of up to 50 of a-z, 0-9, _ and -, first a letter,", "notes"),
+    "command": Format(_is_command, "a command with its arguments", "claude"),
+    "cron": Format(_is_cron, "a cron expression", "0 0 1 * *"),
     "field-name": Format(is_field_name, "the name of a field other than id and _meta", "title"),
     "host-name": Format(_is_host_name, "a host name or address without scheme and port", "sync.example.com"),
     "ip-network": Format(_accepts(ipaddress.ip_network), "an address or network", "10.0.0.0/8"),
@@ -178,6 +220,9 @@ FORMATS = {
     "path": Format(_is_path, "a path without control characters", "data/homeport.db"),
     "public-url": Format(_is_public_url, "an http or https URL", "https://sync.example.com"),
     "rate-limit": Format(_is_rate_limit, "a rate limit", "600/hour"),
+    "redirect-uri": Format(
+        _is_redirect_uri, "https, http on loopback, or a scheme with a dot,", "http://127.0.0.1/callback"
+    ),
     "storage-url": Format(
         _is_storage_url,
         "memory:, file:PATH, sqlite:PATH or package.module:factory (postgresql: is not available in this version)",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import shutil
 import sqlite3
 import stat
 from collections.abc import Callable, Iterator
@@ -184,6 +185,27 @@ def _leaderboard(config: Config) -> Finding:
     return Finding("ok", "leaderboard", f"on; {who}; Slack's /apikey is {slack}")
 
 
+def _sessions(config: Config) -> Finding:
+    api = config.apis.sessions
+    if api.api_key is None and config.exposed:
+        return Finding(
+            "fatal",
+            "sessions",
+            "API_KEY is not set on an exposed server, and sessions start programs on this machine",
+            "set API_KEY, or apis.sessions.api_key_file, to a long random text, or leave sessions out of apis.enabled",
+        )
+    if shutil.which("tmux") is None:
+        return Finding("warning", "sessions", "on; tmux is not installed: no session can start", "install tmux")
+    who = "with API_KEY" if api.api_key is not None else "from this machine alone"
+    return Finding("ok", "sessions", f"on; {who}; push notifications are {'off' if api.apns.key is None else 'on'}")
+
+
+def _metering(config: Config) -> Finding:
+    api = config.apis.metering
+    sales = "off: STRIPE_SECRET_KEY is not set" if api.stripe.secret_key is None else "on"
+    return Finding("ok", "metering", f"on; sale of tokens is {sales}")
+
+
 def _collections(config: Config) -> Finding:
     names = [collection.name for collection in config.collections]
     if config.apis.collections.schemas is not None:
@@ -195,6 +217,8 @@ _APIS: dict[str, Callable[[Config], Finding]] = {
     "console_usage": _console_usage,
     "device_usage": _device_usage,
     "leaderboard": _leaderboard,
+    "sessions": _sessions,
+    "metering": _metering,
     "collections": _collections,
 }
 

@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
+OPTIONAL = PROJECT["optional-dependencies"]
 
 
 def required(lines: list[str]) -> list[Requirement]:
@@ -37,7 +38,9 @@ def test_the_package_declares_what_it_imports() -> None:
     folders = [ROOT.joinpath(*package.split(".")[1:]) for package in PYPROJECT["tool"]["setuptools"]["packages"]]
     modules = [module for folder in folders for module in folder.glob("*.py")]
     names = {canonicalize_name(name) for module in modules for name in imported(module)}
-    declared = required(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["testing"])
+    declared = required(
+        PROJECT["dependencies"] + [need for extra, needs in OPTIONAL.items() if extra != "dev" for need in needs]
+    )
     assert names == {canonicalize_name(need.name) for need in declared}
 
 
@@ -46,6 +49,6 @@ def test_constraints_pin_every_dependency() -> None:
     pins = [Requirement(line) for line in lines if not line.startswith("#")]
     assert {clause.operator for pin in pins for clause in pin.specifier} == {"=="}
     pinned = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
-    extras = PROJECT["optional-dependencies"].values()
+    extras = OPTIONAL.values()
     for need in required([*PROJECT["dependencies"], *chain(*extras)]):
         assert pinned[canonicalize_name(need.name)] in need.specifier, need

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -166,6 +167,7 @@ def finding(level: str, message: str, cure: str = "") -> dict[str, str]:
 
 def test_check_of_a_plain_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 51, 3))
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     code, found = check(CLAUDE_SYNC_API_KEY="hunter3")
     assert code == 0
     assert {finding["level"] for finding in found.values()} == {"ok"}
@@ -177,6 +179,8 @@ def test_check_of_a_plain_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -
         "console_usage",
         "device_usage",
         "leaderboard",
+        "sessions",
+        "metering",
         "collections",
         "python",
         "sqlite",
@@ -308,7 +312,7 @@ def test_check_of_a_clock_that_was_never_set() -> None:
     assert found["clock"] == finding("fatal", message, "set the clock, best by NTP")
 
 
-EXPOSED = {"HOMEPORT_SERVER__HOST": "0.0.0.0"}
+EXPOSED = {"HOMEPORT_SERVER__HOST": "0.0.0.0", "API_KEY": "hunter4 hunter4 hunter4"}
 NAMED = {"HOMEPORT_SERVER__PUBLIC_URL": "https://sync.example.com"}
 
 

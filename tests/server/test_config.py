@@ -60,7 +60,17 @@ def test_defaults_are_right() -> None:
 
 def test_every_secret_can_be_in_a_file() -> None:
     secrets = [name for name in settings() if is_secret(name)]
-    assert secrets == ["server.admin_key", "apis.console_usage.api_key", "apis.leaderboard.slack_signing_secret"]
+    assert secrets == [
+        "server.admin_key",
+        "apis.console_usage.api_key",
+        "apis.leaderboard.slack_signing_secret",
+        "apis.sessions.api_key",
+        "apis.sessions.apns.key",
+        "apis.metering.cron_secret",
+        "apis.metering.transcription.api_key",
+        "apis.metering.stripe.secret_key",
+        "apis.metering.stripe.webhook_secret",
+    ]
     assert {name for name in settings() if is_secret(name) and f"{name}_file" not in settings()} == set()
 
 
@@ -110,7 +120,11 @@ def test_a_plain_start() -> None:
     assert config.server.admin_key is None
     assert config.server.shutdown_timeout == 8.0
     assert config.storage.url == f"sqlite:{Path.home()}/.local/share/homeport/homeport.db"
-    assert config.apis.enabled == {"console_usage", "device_usage", "leaderboard", "collections"}
+    assert config.apis.enabled == {
+        *("console_usage", "device_usage", "leaderboard", "sessions", "metering", "collections"),
+    }
+    assert config.apis.sessions.output_folder == f"{Path.home()}/.local/share/homeport/sessions"
+    assert config.apis.sessions.transcript_root == f"{Path.home()}/.claude/projects"
     assert not config.exposed
 
 
@@ -229,9 +243,14 @@ def test_without_a_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Path, "expanduser", no_home)
     monkeypatch.setattr(sys, "platform", "linux")
+    unknown = "is in no home folder that is known; give an absolute path"
+    storage = f"storage: ~/.local/share/homeport/homeport.db {unknown}"
     assert wrong() == [
-        "storage: ~/.local/share/homeport/homeport.db is in no home folder that is known; give an absolute path"
+        storage,
+        f"apis.sessions.output_folder: ~/.local/share/homeport/sessions {unknown}",
+        f"apis.sessions.transcript_root: ~/.claude/projects {unknown}",
     ]
+    assert wrong("apis.enabled = []") == [storage]
 
 
 @pytest.mark.parametrize(
@@ -300,12 +319,18 @@ def test_toml_in_other_words(toml: str) -> None:
         ),
         pytest.param(
             "[apis.billing]\npublic = true",
-            ["apis.billing: unknown key; [apis] has enabled, console_usage, device_usage, leaderboard, collections"],
+            [
+                "apis.billing: unknown key; [apis] has enabled, console_usage, device_usage, leaderboard, sessions,"
+                " metering, collections"
+            ],
             id="an API that there is not",
         ),
         pytest.param(
-            "apis.enabled = ['device_usage', 'sessions']",
-            ['apis.enabled[1]: "sessions" is not one of console_usage, device_usage, leaderboard, collections'],
+            "apis.enabled = ['device_usage', 'billing']",
+            [
+                'apis.enabled[1]: "billing" is not one of console_usage, device_usage, leaderboard, sessions, metering,'
+                " collections"
+            ],
             id="a name in a list",
         ),
         pytest.param("[log]\n'a\\nb' = 1", ['log."a\\\\nb": unknown key; [log] has level, format'], id="an odd key"),

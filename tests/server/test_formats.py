@@ -18,10 +18,24 @@ VALID = {
         *["", "memory:", "file:data", "file:/var/lib/homeport", "sqlite:homeport.db", "sqlite:/a b.db", "sqlite:~/x"],
         *["package.module:factory", "module:Factory"],
     ],
+    "client-id": ["desktop", "com.example.app", "A-1_2", "n" * 100],
+    "command": ["claude", "claude --model opus", "'/opt/my tools/run' -x", "a 'b c'"],
+    "cron": ["0 0 1 * *", "*/5 * * * *", "0 3 * * 1-5"],
+    "redirect-uri": [
+        *["https://a.example", "https://a.example/cb?x=1", "http://127.0.0.1/cb", "http://[::1]:8080/cb"],
+        *["http://localhost:3000/", "com.example.app:/oauth"],
+    ],
     "collection-name": ["n", "notes", "my-notes_2", "n" * 50],
     "field-name": ["title", "Title", "a b", "größe", "_id", "a__gte"],
 }
 INVALID = {
+    "client-id": ["", "a b", "a/b", "ä", "n" * 101, "a\n"],
+    "command": ["", " ", "claude 'x", "a\nb"],
+    "cron": ["", "monthly", "0 0 1 *", "61 * * * *", "0 0 31 2 * *"],
+    "redirect-uri": [
+        *["", "a.example", "/cb", "http://a.example/cb", "https://a.example/#x", "javascript:alert(1)", "app:/cb"],
+        *["https://", "https://a b", "http://127.0.0.1.example/cb", "com.example.app:", "https://a.example/cb\n"],
+    ],
     "collection-name": ["", "Notes", "1notes", "_notes", "no tes", "no/tes", "notes\n", "n" * 51, "nötes", "a.b"],
     "field-name": ["", "-title", "a\0b", "id", "_meta"],
     "base-path": ["", "homeport", "/a//b", "/a b", "/..", "/a/./b", "/%41", "/a?b", "//", "/a\n"],

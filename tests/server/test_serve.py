@@ -74,11 +74,17 @@ Start = Callable[..., Server]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    """Starts servers in an empty folder, with an environment that sets nothing; on a free port, unless told."""
+def start(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
+    """Starts servers in an empty folder, with an environment that sets nothing; on a free port, unless told.
+
+    There is a tmux, in name, on every machine.
+    """
     servers = []
+    tmux = tmp_path_factory.mktemp("bin") / "tmux"
+    tmux.touch(0o755)
     names = ("PATH", "PYTHONPATH", "COVERAGE_PROCESS_START")
     plain = {name: os.environ[name] for name in names if name in os.environ} | {"HOME": str(tmp_path)}
+    plain["PATH"] = f"{tmux.parent}:{plain['PATH']}"
 
     def run(*arguments: str, config: str = "", **environ: str) -> Server:
         if config:
@@ -131,6 +137,8 @@ def test_the_log_says_what_is_on_and_where_the_data_lives(start: Start, tmp_path
         "console_usage: on; CLAUDE_SYNC_API_KEY: set",
         "device_usage: on; any user key may begin",
         "leaderboard: on; anybody may read; Slack's /apikey is off: apis.leaderboard.slack_signing_secret is not set",
+        "sessions: on; from this machine alone; push notifications are off",
+        "metering: on; sale of tokens is off: STRIPE_SECRET_KEY is not set",
         "collections: on; there are none",
         f"listening on {server.url}",
         "SIGTERM: stopping",
@@ -139,7 +147,7 @@ def test_the_log_says_what_is_on_and_where_the_data_lives(start: Start, tmp_path
 
 
 def test_an_exposed_server_says_so(start: Start) -> None:
-    server = start("--storage", "memory:", "--host", "0.0.0.0")
+    server = start("--storage", "memory:", "--host", "0.0.0.0", API_KEY="hunter4")
     assert server.url.startswith("http://127.0.0.1:")  # where this machine reaches it
     assert server.get() == 200
     server.stop()
@@ -223,7 +231,7 @@ def test_a_port_in_use(start: Start) -> None:
     ids=["foreign", "no folder", "too long"],
 )
 def test_an_address_that_cannot_be_had(start: Start, address: str, reason: str) -> None:
-    server = start(config=f'server.listen = ["{address}"]\nstorage.url = "memory:"')
+    server = start(config=f'server.listen = ["{address}"]\nstorage.url = "memory:"', API_KEY="hunter4")
     assert failure(server) == (1, f"homeport: cannot listen on {address}: {reason}")
 
 

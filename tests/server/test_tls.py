@@ -428,6 +428,7 @@ async def unix_status(path: Path, **headers: str) -> int:
             {
                 "HOMEPORT_SERVER__REQUIRE_HTTPS": "true",
                 "HOMEPORT_SERVER__TRUSTED_PROXIES": '["127.0.0.1"]',
+                "API_KEY": "hunter4",
             },
             403,
             200,
@@ -623,7 +624,7 @@ REQUIRED = {"server.require_https": True}
 )
 def test_check_of_https_that_cannot_be_had(folder: Path, pair: Pair, settings: dict[str, str], warned: bool) -> None:
     given = pair.environ if settings.pop("tls", None) else settings
-    result = run("check", **{"HOMEPORT_SERVER__REQUIRE_HTTPS": "true"} | given)
+    result = run("check", **{"HOMEPORT_SERVER__REQUIRE_HTTPS": "true", "API_KEY": "hunter4"} | given)
     assert result.exit_code == 0
     assert (
         "warning  require_https  every request is refused (403): nothing here speaks HTTPS" in result.stdout

@@ -201,6 +201,10 @@ async def storage(storage_url: str) -> AsyncIterator[Storage]:
         yield store
 
 
+SESSIONS_KEY = "an exposed server has to have one"
+_EXPOSING = {"server.host", "server.listen", "server.public_url", "server.allowed_hosts", "server.trusted_proxies"}
+
+
 def _setting(name: str) -> str:
     return name if "." in name or name == "collections" else f"apis.device_usage.{name}"
 
@@ -215,6 +219,8 @@ async def serve(storage: Storage, storage_url: str, log: "Log") -> AsyncIterator
 
         async def start(settings: dict[str, Any] | None = None, *, now: str = NOW, opens_store: bool = False) -> Served:
             given = {_setting(name): value for name, value in (settings or {}).items()}
+            if given.keys() & _EXPOSING:
+                given.setdefault("apis.sessions.api_key", SESSIONS_KEY)
             config = load_config(environ={}, overrides={"storage.url": storage_url, "log.format": "json", **given})
             clock = MovableClock(parse_time(now))
             application = create_app(config, storage=None if opens_store else storage, clock=clock)

@@ -1,0 +1,23 @@
+"""What the operations of metering share: the API they belong to, and its errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import ApiError, RateLimited
+from ...operation import Api
+from ...request import Answer, ApiRequest
+
+
+def _envelope(error: ApiError, request: ApiRequest) -> Answer:
+    message = error.message
+    if isinstance(error, RateLimited):
+        message = "Rate limit exceeded"
+    elif error.problems:
+        first = error.problems[0]
+        message = f"{first.field} {first.message}"
+    body: dict[str, Any] = {"success": False, "error": message}
+    return error.answer(body | error.extra)
+
+
+api = Api("metering", _envelope)

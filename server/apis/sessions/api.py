@@ -1,0 +1,67 @@
+"""What the operations of sessions share: the API they belong to, its errors, and who may call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ...auth import presented_key, same_secret
+from ...config import ConfigError
+from ...errors import ApiError, Unauthorized
+from ...keys import CONFIG
+from ...operation import Api
+from ...request import Answer, ApiRequest
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+_TYPES = {400: "Validation error", 413: "Payload too large", 500: "Internal server error"}
+"""Where they differ from the name of the status."""
+
+
+def _envelope(error: ApiError, request: ApiRequest) -> Answer:
+    kind = error.code or _TYPES.get(error.status) or error.status.phrase.capitalize()
+    body: dict[str, Any] = {"error": kind, "message": error.message}
+    if error.problems:
+        body["details"] = [{"path": list(problem.path), "message": problem.message} for problem in error.problems]
+        first = error.problems[0]
+        body["message"] = f"{first.field} {first.message}"
+    return error.answer(body | error.extra)
+
+
+api = Api("sessions", _envelope)
+
+
+async def caller(request: ApiRequest) -> None:
+    """Who may steer: callers on this machine, save where ``key_on_loopback`` closes that, and whoever has the key."""
+    config = request.config.apis.sessions
+    presented = presented_key(request)
+    if presented is None and request.client.loopback and not config.key_on_loopback:
+        return
+    _demand(request, presented)
+
+
+async def key_holder(request: ApiRequest) -> None:
+    """Who may register devices: whoever has the key or, where none is set, whoever may steer."""
+    if request.config.apis.sessions.api_key is None:
+        await caller(request)
+    else:
+        _demand(request, presented_key(request))
+
+
+def _demand(request: ApiRequest, presented: str | None) -> None:
+    if not same_secret(presented, request.config.apis.sessions.api_key):
+        raise Unauthorized("Missing or invalid API key")
+
+
+def _set_up(app: web.Application) -> None:
+    config = app[CONFIG]
+    if config.exposed and config.apis.sessions.api_key is None:
+        raise ConfigError(
+            [
+                "apis.sessions.api_key: is not set (API_KEY), and sessions start programs on this machine; the server"
+                f" is exposed ({'; '.join(config.exposed_by)}): set it, or leave sessions out of apis.enabled"
+            ]
+        )
+
+
+api.set_up = _set_up
