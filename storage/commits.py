@@ -175,9 +175,10 @@ class _Resolver:
             self._given.setdefault(value, []).append(id)
 
     def _holds(self, id: str, value: UniqueValue, staged: Mapping[Key, Written]) -> bool:
+        """Whether a record holds a value that it once did: before the commit and after it."""
         name, place, operand = value
-        over = staged.get((name, id)) or self._overlay.get((name, id))
-        return over is None or (over.put is not None and over.put.values[place] == operand)
+        writes = self._overlay.get((name, id)), staged.get((name, id))
+        return all(write is None or (write.put is not None and write.put.values[place] == operand) for write in writes)
 
 
 def _unique_values(put: Put) -> list[UniqueValue]:

@@ -168,6 +168,14 @@ class Competing(Contract):
         found = (await storage.find(Query(self.people))).records
         assert {record.id: record.decode()["email"] for record in found} == dict(sorted(expected.items()))
 
+    async def test_who_is_at_fault_among_commits_at_once(self, storage: Storage) -> None:
+        await self.people_at(storage, a="x")
+        freed = [Put(self.people, "a", email(None))]
+        taken_twice = [Put(self.people, "b", email("x")), Put(self.people, "a", email("x"))]
+        _, conflict = await at_once(storage, freed, taken_twice)
+        assert isinstance(conflict, Conflict)
+        assert (conflict.index, conflict.id, conflict.field) == (1, "a", "email")
+
     async def test_deletions_among_commits_at_once(self, storage: Storage) -> None:
         await self.people_at(storage, a="x")
         outcomes = await at_once(
