@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from . import devices  # noqa: F401  # declare their operations
 from .api import api
+from .push import pushing
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 __all__ = ["api"]
+
+
+async def _lifespan(app: web.Application) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(pushing(app))
+        yield
+
+
+api.lifespan = _lifespan

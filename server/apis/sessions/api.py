@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...auth import presented_key, same_secret
 from ...config import ConfigError
-from ...errors import ApiError, Unauthorized
+from ...errors import ApiError, Problem, Unauthorized
 from ...keys import CONFIG
 from ...operation import Api
 from ...request import Answer, ApiRequest
@@ -16,16 +16,42 @@ if TYPE_CHECKING:
 
 _TYPES = {400: "Validation error", 413: "Payload too large", 500: "Internal server error"}
 """Where they differ from the name of the status."""
+_SMALL, _BIG = {"code": "too_small"}, {"code": "too_big"}
+_ISSUES = {
+    "enum": {"code": "invalid_enum_value"},
+    "format": {"code": "invalid_string"},
+    "maxItems": _BIG,
+    "maxLength": _BIG,
+    "maximum": _BIG,
+    "minItems": _SMALL,
+    "minLength": _SMALL,
+    "minimum": _SMALL,
+    "pattern": {"validation": "regex", "code": "invalid_string"},
+    "required": {"code": "invalid_type"},
+    "type": {"code": "invalid_type"},
+}
+"""What a schema's keyword is called in ``details``: clients know Zod's issues."""
 
 
 def _envelope(error: ApiError, request: ApiRequest) -> Answer:
     kind = error.code or _TYPES.get(error.status) or error.status.phrase.capitalize()
     body: dict[str, Any] = {"error": kind, "message": error.message}
     if error.problems:
-        body["details"] = [{"path": list(problem.path), "message": problem.message} for problem in error.problems]
-        first = error.problems[0]
-        body["message"] = f"{first.field} {first.message}"
+        body["message"] = _sentence(error.problems[0])
+        body["details"] = [
+            {
+                **_ISSUES.get(problem.keyword, {"code": "custom"}),
+                "message": problem.message,
+                "path": list(problem.path),
+            }
+            for problem in error.problems
+        ]
     return error.answer(body | error.extra)
+
+
+def _sentence(problem: Problem) -> str:
+    """Most messages go on from the name of the field."""
+    return problem.message if problem.message[0].isupper() else f"{problem.field} {problem.message}"
 
 
 api = Api("sessions", _envelope)
