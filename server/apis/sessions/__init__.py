@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from . import devices  # noqa: F401  # declare their operations
+from ...keys import CLOCK
+from . import devices, notifications  # noqa: F401  # declare their operations
 from .api import api
+from .events import EVENTS, Events
 from .push import pushing
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ __all__ = ["api"]
 
 
 async def _lifespan(app: web.Application) -> AsyncIterator[None]:
+    app[EVENTS] = Events(app[CLOCK])
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(pushing(app))
         yield
