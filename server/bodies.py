@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 from functools import lru_cache
 
 from aiohttp import hdrs, web
@@ -20,9 +21,10 @@ _READ_RATE = 50_000
 """A body may take half a minute, and as long as it takes to send its greatest size with so many bytes a second."""
 
 
-def check_head(request: web.Request, content_types: tuple[str, ...], max_bytes: int) -> None:
-    """Raises `TooLarge` or `UnsupportedMediaType` for a body that is not worth reading. No types: any body will do."""
-    if (request.content_length or 0) > max_bytes:
+def check_head(request: web.Request, content_types: tuple[str, ...], max_bytes: int | None) -> None:
+    """Raises `TooLarge` or `UnsupportedMediaType` for a body that is not worth reading. No types: any body will do;
+    None: of any size."""
+    if max_bytes is not None and (request.content_length or 0) > max_bytes:
         raise TooLarge(max_bytes)
     if not content_types:
         return
@@ -35,24 +37,39 @@ def check_head(request: web.Request, content_types: tuple[str, ...], max_bytes: 
 
 
 async def read_body(request: web.Request, max_bytes: int) -> bytes:
-    """The body. Raises `TooLarge`, `BadRequest` where it breaks off, and `ApiError` 408 where it takes too long."""
+    """The body. Raises what `stream_body` does."""
     content = request.content
-    try:
-        if content.is_eof():  # it came together with the head, as small ones do
-            body = content.read_nowait()
-        else:
-            parts = bytearray()
-            async with asyncio.timeout(_READ_SECONDS + max_bytes / _READ_RATE):
-                while (part := await content.readany()) and len(parts) <= max_bytes:
-                    parts += part
-            body = bytes(parts)
-    except TimeoutError:
-        raise ApiError("The request body took too long", status=408) from None
-    except (web.RequestPayloadError, ConnectionError) as error:
-        raise BadRequest("The request body is malformed or incomplete") from error
-    if len(body) > max_bytes:
+    if content.is_eof() and content.exception() is None:  # it came together with the head, as small ones do
+        body = content.read_nowait()
+        if len(body) > max_bytes:
+            raise TooLarge(max_bytes)
+        return body
+    return b"".join([part async for part in stream_body(request, max_bytes)])
+
+
+async def stream_body(request: web.Request, max_bytes: int) -> AsyncIterator[bytes]:
+    """The body, part by part as it comes.
+
+    Raises `TooLarge`, `BadRequest` where it breaks off, and `ApiError` 408 where it takes too long.
+    """
+    if (request.content_length or 0) > max_bytes:
         raise TooLarge(max_bytes)
-    return body
+    end = asyncio.get_running_loop().time() + _READ_SECONDS + max_bytes / _READ_RATE
+    size = 0
+    while True:
+        try:
+            async with asyncio.timeout_at(end):
+                part = await request.content.readany()
+        except TimeoutError:
+            raise ApiError("The request body took too long", status=408) from None
+        except (web.RequestPayloadError, ConnectionError) as error:
+            raise BadRequest("The request body is malformed or incomplete") from error
+        if not part:
+            return
+        size += len(part)
+        if size > max_bytes:
+            raise TooLarge(max_bytes)
+        yield part
 
 
 def compress(response: web.Response, content_type: str, accept_encoding: str) -> None:

@@ -109,7 +109,7 @@ class Endpoint:
 
         has_body = raw.can_read_body
         if has_body:
-            check_head(raw, operation.content_types, self._max_body)
+            check_head(raw, operation.content_types, None if operation.streamed else self._max_body)
         if self._address_limits and not client.loopback:
             self._count(request, self._address_limits)
         if operation.auth is not None:
@@ -127,7 +127,7 @@ class Endpoint:
             request.path = await self._read(self._params, request.path.items())
         if self._query is not None:
             request.query = await self._read(self._query, raw.query.items())
-        if has_body and operation.content_types:
+        if has_body and operation.content_types and not operation.streamed:
             request.body = await read_body(raw, self._max_body)
         if self._body is not None:
             request.document = _parse(request.body)

@@ -39,7 +39,8 @@ class Declaration(TypedDict, total=False):
     path's): those of objects whose members are the parameters, read by their types. ``returns``: the answers', by
     status. ``limits``: none is the configuration's default per client address. ``max_body``: bytes; none is the
     configuration's. ``content_types``: what a body may be; JSON where there is a ``body``. Without a ``body`` but with
-    these the handler gets the bytes. ``when``: under which configurations there is the operation; none is all.
+    these the handler gets the bytes. ``streamed``: it reads them itself, with `stream_body`, and sees to their number.
+    ``when``: under which configurations there is the operation; none is all.
     """
 
     body: str
@@ -50,12 +51,16 @@ class Declaration(TypedDict, total=False):
     limits: tuple[Limit, ...]
     max_body: int
     content_types: tuple[str, ...]
+    streamed: bool
     when: Callable[[Config], bool]
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One method on one path, with ``{name}`` for a segment; the rest as `Declaration` says."""
+    """One method on one path, with ``{name}`` for a segment; the rest as `Declaration` says.
+
+    ``websocket``: whether it is for requests that would become a WebSocket; all others are not its own.
+    """
 
     api: str
     method: str
@@ -69,7 +74,9 @@ class Operation:
     limits: tuple[Limit, ...] = ()
     max_body: int | None = None
     content_types: tuple[str, ...] = ()
+    streamed: bool = False
     when: Callable[[Config], bool] | None = None
+    websocket: bool = False
 
     @property
     def name(self) -> str:
@@ -116,12 +123,18 @@ class Api:
     def delete(self, path: str, **declaration: Unpack[Declaration]) -> Callable[[Handler], Handler]:
         return self._declare("DELETE", path, declaration)
 
-    def _declare(self, method: str, path: str, declaration: Declaration) -> Callable[[Handler], Handler]:
+    def websocket(self, path: str, **declaration: Unpack[Declaration]) -> Callable[[Handler], Handler]:
+        """A GET that is to become a WebSocket (RFC 6455 4.1); any other may be another operation's."""
+        return self._declare("GET", path, {"returns": {101: None}, **declaration}, websocket=True)
+
+    def _declare(
+        self, method: str, path: str, declaration: Declaration, *, websocket: bool = False
+    ) -> Callable[[Handler], Handler]:
         if "body" in declaration:
             declaration.setdefault("content_types", JSON)
 
         def add(handler: Handler) -> Handler:
-            self.operations.append(Operation(self.name, method, path, handler, **declaration))
+            self.operations.append(Operation(self.name, method, path, handler, websocket=websocket, **declaration))
             return handler
 
         return add

@@ -17,6 +17,7 @@ from yarl import URL
 
 from homeport.server.app import assemble
 from homeport.server.auth import presented_key, same_secret
+from homeport.server.bodies import stream_body
 from homeport.server.clock import MovableClock
 from homeport.server.config import Secret, load_config
 from homeport.server.errors import ApiError, Forbidden, NotFound, Unauthorized
@@ -88,6 +89,10 @@ def toy_api(name: str = "toy", prefix: str = "/toy") -> Api:
     @api.post(f"{prefix}/anything", body="toy#/$defs/Anything", max_body=4096)
     async def anything(request: ApiRequest) -> object:
         return {"document": request.document}
+
+    @api.post(f"{prefix}/measured", content_types=("text/plain",), streamed=True)
+    async def measure(request: ApiRequest) -> object:
+        return {"bytes": sum([len(part) async for part in stream_body(request.raw, 100_000)])}
 
     @api.get(prefix + "/things/{name}")
     async def show(request: ApiRequest) -> object:

@@ -184,6 +184,19 @@ async def test_body_limit_of_the_server(start: Any, settings: dict[str, Any], li
         assert (await toy("POST", "/toy/things", data=data, headers=JSON)).status == status
 
 
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("size", [pytest.param(100_000, id="at its limit"), pytest.param(100_001, id="over it")])
+async def test_a_handler_that_reads_the_body_itself(toy: Any, size: int, chunked: bool) -> None:
+    body = b" " * size
+    data = chunks(body[:70_000], body[70_000:]) if chunked else body
+    answer = await toy("POST", "/toy/measured", data=data, headers={"Content-Type": "text/plain"})
+    if size > 100_000:
+        assert (answer.status, answer.json["detail"]) == (413, "Request body is larger than 100,000 bytes")
+    else:
+        assert (answer.status, answer.json) == (200, {"bytes": size})
+    assert (await toy("POST", "/toy/measured", data=b"1", headers=JSON)).status == 415
+
+
 async def test_a_body_too_large_is_not_asked_for(toy: Any) -> None:
     head = "POST /toy/things HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n"
     expecting = f"{head}Expect: 100-continue\r\nContent-Length: %d\r\n\r\n"
