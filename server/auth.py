@@ -114,6 +114,11 @@ def presented_key(request: ApiRequest) -> str | None:
     return bearer_token(request) or request.raw.headers.get("X-API-Key") or None
 
 
+def websocket_key(request: ApiRequest) -> str | None:
+    """The key of who opens a WebSocket: a page in a browser can send no header with one, but ``?apiKey=``."""
+    return presented_key(request) or request.raw.query.get("apiKey") or None
+
+
 def same_secret(presented: str | None, secret: Secret | None) -> bool:
     """Whether a secret was presented, compared in constant time; one that is not set is never presented."""
     if not presented or secret is None:

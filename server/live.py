@@ -33,6 +33,8 @@ STALLED_SECONDS = 10.0
 """How long a reader may take for what waits for it, before it is cut off."""
 MAX_MESSAGE = 64 * 1024
 """Bytes of a message from a client."""
+WRONG_KEY = 4001
+"""The code that closes the WebSocket of who may not open it: after the upgrade, since pages see no other refusal."""
 PARTING_SECONDS = 0.5
 """How long a reader may take for what waits for it, and to close, once the stream has ended."""
 _A_TURN = 256 * 1024
@@ -86,12 +88,16 @@ class Stream(ABC):
     """One connection, open until its client or the server ends it."""
 
     wire: Wire
+    max_buffered = MAX_BUFFERED
+    every = 1
+    """How many heartbeats there are to a sign of life."""
 
     def __init__(self, transport: asyncio.Transport, writer: AbstractStreamWriter) -> None:
         self._transport = transport
         self._writer = writer
         self._written = 0
         self._taken = -1
+        self._beats = 0
 
     @property
     def open(self) -> bool:
@@ -100,7 +106,7 @@ class Stream(ABC):
     @property
     def full(self) -> bool:
         """Whether as much waits for the reader as may; then nothing more should be written until it has `drained`."""
-        return self._transport.get_write_buffer_size() > MAX_BUFFERED
+        return self._transport.get_write_buffer_size() > self.max_buffered
 
     def write(self, packed: bytes) -> None:
         """Sends bytes that are packed for the stream's `wire`, if it is open."""
@@ -119,17 +125,19 @@ class Stream(ABC):
             return  # it is not open any more
 
     def beat(self) -> None:
-        """Sends the sign of life; cuts off a reader that has taken nothing of what waits for it since the last."""
+        """Sends the sign of life, if it is time; cuts off a reader that has taken nothing of what waits since the
+        last heartbeat."""
         waiting = self._transport.get_write_buffer_size()
         taken = self._written - waiting
         if waiting and taken <= self._taken:
             self._cut_off()
         self._taken = taken
-        if not self.full:
+        self._beats += 1
+        if self._beats % self.every == 0 and not self.full:
             self.write(_HEARTBEATS[self.wire])
 
     def _cut_off(self) -> None:
-        self.end(WSCloseCode.TRY_AGAIN_LATER, "reads too slowly; resume from the last version")
+        self.end(WSCloseCode.TRY_AGAIN_LATER, "reads too slowly")
 
     def end(self, code: int, reason: str) -> None:
         """Ends the stream. A WebSocket's client is told why: a code and up to 123 bytes (RFC 6455 7.4)."""
@@ -228,13 +236,23 @@ class Live:
             yield stream
 
     @asynccontextmanager
-    async def socket(self, request: ApiRequest) -> AsyncIterator[SocketStream]:
-        """Accepts a WebSocket; the handler returns its ``response`` once that receives no more."""
+    async def socket(
+        self, request: ApiRequest, *, max_buffered: int = MAX_BUFFERED, every: int = 1
+    ) -> AsyncIterator[SocketStream]:
+        """Accepts a WebSocket; the handler returns its ``response`` once that receives no more.
+
+        ``max_buffered``: bytes that may wait for its reader. ``every``: how many heartbeats there are to a ping.
+        """
         self._admit()
-        response = web.WebSocketResponse(compress=False, max_msg_size=MAX_MESSAGE, timeout=PARTING_SECONDS)
+        response = web.WebSocketResponse(
+            compress=False,
+            max_msg_size=MAX_MESSAGE + 1,  # aiohttp refuses what has as much
+            timeout=PARTING_SECONDS,
+        )
         response.headers.update(request.headers)
         writer, transport = await _begin(response, request.raw)
         stream = SocketStream(response, transport, writer)
+        stream.max_buffered, stream.every = max_buffered, every
         with self._kept(stream):
             yield stream
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from .endpoint import Core, Endpoint
@@ -27,6 +27,7 @@ _API = "http"
 """What the operations here are counted under."""
 
 
+Serve = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
 MakeEndpoint = Callable[[Operation, tuple[str, ...], Envelope, Core], Endpoint]
 
 
@@ -47,18 +48,34 @@ def add_routes(apis: Sequence[Api], core: Core, make_endpoint: MakeEndpoint) -> 
         ours = path.startswith(f"{base}/")
         return envelope_of(request.raw.method, path.removeprefix(base) if ours else "")(error, request)
 
-    def add(resource: web.Resource, method: str, operation: Operation, envelope: Envelope) -> None:
-        endpoint = make_endpoint(operation, tuple(_PARAMETER.findall(operation.path)), envelope, core)
-        resource.add_route(method, endpoint.serve, expect_handler=endpoint.expect)
+    def add(
+        resource: web.Resource,
+        method: str,
+        operation: Operation,
+        envelope: Envelope,
+        websocket: Operation | None = None,
+    ) -> None:
+        names = tuple(_PARAMETER.findall(operation.path))
+        endpoint = make_endpoint(operation, names, envelope, core)
+        serve = endpoint.serve
+        if websocket is not None:
+            serve = _by_upgrade(make_endpoint(websocket, names, envelope, core), endpoint)
+        resource.add_route(method, serve, expect_handler=endpoint.expect)
 
     paths = _by_path(apis, core.config)
     for path in sorted(paths, key=_fixed_first):
-        operations = paths[path]
+        websocket = next((operation for operation in paths[path] if operation.websocket), None)
+        operations = [operation for operation in paths[path] if not operation.websocket]
+        if websocket is not None and all(operation.method != "GET" for operation in operations):
+            operations.append(_upgrade_required(path))
         resource = router.add_resource(base + _by_place(path))
         for operation in operations:
-            add(resource, operation.method, operation, envelope_of(operation.method, path))
+            envelope = envelope_of(operation.method, path)
             if operation.method == "GET":
+                add(resource, "GET", operation, envelope, websocket)
                 add(resource, "HEAD", operation, envelope_of("HEAD", path))
+            else:
+                add(resource, operation.method, operation, envelope)
         own = {operation.method for operation in operations}
         methods = ", ".join(sorted(own | {"OPTIONS"} | ({"HEAD"} if "GET" in own else set())))
         add(resource, "OPTIONS", _options(path, methods, core.hosts), by_method(path))
@@ -87,6 +104,23 @@ def _by_place(path: str) -> str:
     """A path as aiohttp's router knows it, its parameters named by their places: ``/a/{p0:[^/]+}/b/{p1:[^/]+}``."""
     places = itertools.count()
     return _PARAMETER.sub(lambda _: f"{{p{next(places)}:[^/]+}}", path)
+
+
+def _by_upgrade(websocket: Endpoint, other: Endpoint) -> Serve:
+    """A GET is the one's where it asks for a WebSocket, else the other's."""
+
+    async def serve(raw: web.Request) -> web.StreamResponse:
+        upgrades = raw.headers.get("Upgrade", "").strip().lower() == "websocket"
+        return await (websocket if upgrades else other).serve(raw)
+
+    return serve
+
+
+def _upgrade_required(path: str) -> Operation:
+    async def upgrade_required(_: ApiRequest) -> Answer:
+        raise ApiError("This is for WebSockets alone", status=426, headers={"Upgrade": "websocket"})
+
+    return Operation(_API, "GET", path, upgrade_required)
 
 
 def _options(path: str, methods: str, hosts: Hosts) -> Operation:

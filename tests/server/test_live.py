@@ -33,12 +33,19 @@ async def events(request: ApiRequest) -> web.StreamResponse:
     return stream.response
 
 
-@api.get("/socket")
+@api.get("/shared")
+async def page(_: ApiRequest) -> dict[str, str]:
+    return {"this is": "a page"}
+
+
+@api.websocket("/shared")
+@api.websocket("/socket")
 async def echo(request: ApiRequest) -> web.StreamResponse:
     async with request.app[LIVE].socket(request) as stream:
         opened.append(stream)
         async for message in stream.response:
-            stream.write(text_frame(message.data.encode()))
+            if message.type is aiohttp.WSMsgType.TEXT:
+                stream.write(text_frame(message.data.encode()))
     return stream.response
 
 
@@ -48,13 +55,26 @@ HANDSHAKE = (
 )
 
 
+@api.websocket("/patient")
+async def patient(request: ApiRequest) -> web.StreamResponse:
+    async with request.app[LIVE].socket(request, max_buffered=1000, every=3) as stream:
+        opened.append(stream)
+        async for _ in stream.response:
+            pass
+    return stream.response
+
+
 class Served(NamedTuple):
     server: TestServer
     session: aiohttp.ClientSession
     live: Live
 
-    async def connect(self, **options: object) -> aiohttp.ClientWebSocketResponse:
-        return await self.session.ws_connect(self.server.make_url("/socket"), **options)  # type: ignore[arg-type]
+    async def connect(self, path: str = "/socket", **options: object) -> aiohttp.ClientWebSocketResponse:
+        return await self.session.ws_connect(self.server.make_url(path), **options)  # type: ignore[arg-type]
+
+    async def get(self, path: str, **headers: str) -> tuple[int, str | None, bytes]:
+        async with self.session.get(self.server.make_url(path), headers=headers) as answer:
+            return answer.status, answer.headers.get("Upgrade"), await answer.read()
 
     async def events(self) -> aiohttp.ClientResponse:
         return await self.session.get(self.server.make_url("/events"), timeout=aiohttp.ClientTimeout())
@@ -106,6 +126,33 @@ async def test_a_message_from_a_client(served: Served) -> None:
         assert await client.receive_str() == "Grüße"
 
 
+@pytest.mark.parametrize("size", [64 * 1024 - 1, 64 * 1024])
+async def test_a_message_may_have_64_kb(served: Served, size: int) -> None:
+    async with await served.connect() as client:
+        await client.send_str("x" * size)
+        assert await client.receive_str() == "x" * size
+
+
+async def test_a_path_shared_with_a_page(served: Served) -> None:
+    async with await served.connect("/shared") as client:
+        await client.send_str("here")
+        assert await client.receive_str() == "here"
+    assert await served.get("/shared") == (200, None, b'{"this is":"a page"}')
+    assert await served.get("/shared", Upgrade="h2c", Connection="Upgrade") == (200, None, b'{"this is":"a page"}')
+
+
+async def test_a_path_for_sockets_alone(served: Served) -> None:
+    status, upgrade, _ = await served.get("/socket")
+    assert (status, upgrade) == (426, "websocket")
+    async with served.session.post(served.server.make_url("/socket")) as answer:
+        assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD, OPTIONS")
+
+
+async def test_a_handshake_that_is_none(served: Served) -> None:
+    status, _, _ = await served.get("/socket", Upgrade="websocket")
+    assert status == 400
+
+
 async def test_a_message_that_is_too_long_closes(served: Served) -> None:
     async with await served.connect() as client:
         await client.send_str("x" * (64 * 1024 + 1))
@@ -152,6 +199,20 @@ async def test_heartbeats(served: Served, monkeypatch: pytest.MonkeyPatch) -> No
         assert await answer.content.readline() == b"\n"
     await client.close()
     answer.close()
+
+
+async def test_not_every_heartbeat_is_a_ping(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, "HEARTBEAT_SECONDS", 0.02)
+    often, rare = await served.connect(autoping=False), await served.connect("/patient", autoping=False)
+    pings = 0
+    reading = asyncio.create_task(rare.receive())
+    while not reading.done():
+        await often.receive()
+        pings += 1
+    assert (await reading).type == aiohttp.WSMsgType.PING
+    assert pings >= 3
+    await often.close()
+    await rare.close()
 
 
 async def test_a_stop_ends_all_at_once(served: Served) -> None:
@@ -212,6 +273,14 @@ async def test_who_reads_nothing_is_cut_off_however_little_waits(
             opened[0].write(chunk(b"x" * 65_000))
         assert not opened[0].full
         await until(lambda: not served.live.count())
+
+
+async def test_less_may_wait_for_some(served: Served) -> None:
+    sock, _ = await served.raw("/patient", headers=HANDSHAKE)
+    with sock:
+        while not opened[0].full:
+            opened[0].write(text_frame(b"x" * 1000))
+        assert opened[0]._transport.get_write_buffer_size() < 100_000
 
 
 async def test_who_reads_slowly_is_waited_for(served: Served) -> None:

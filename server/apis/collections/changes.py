@@ -12,9 +12,9 @@ from aiohttp import WSMsgType, hdrs, web
 from ....storage.documents import encode
 from ....storage.errors import Gone
 from ...api_keys import API_KEYS
-from ...auth import presented_key, same_secret
+from ...auth import same_secret, websocket_key
 from ...errors import ApiError, BadRequest
-from ...live import LIVE, text_frame
+from ...live import LIVE, WRONG_KEY, text_frame
 from ...request import Answer
 from .access import check_access, may
 from .api import api
@@ -34,8 +34,6 @@ _EVENTS = "text/event-stream"
 _PAGE_BYTES = 8 << 20
 """Documents of one answer, unless a single one is larger."""
 _FIRST_READINGS = 4096
-_WRONG_KEY = 4001
-"""As the sessions' WebSocket closes (contracts/sessions.md)."""
 
 
 class Page(NamedTuple):
@@ -169,29 +167,22 @@ class Subscribe(msgspec.Struct, tag_field="type", tag="subscribe"):
 _subscribe = msgspec.json.Decoder(Subscribe)
 
 
-def _key(request: ApiRequest) -> str | None:
-    """A page in a browser can send no header with a WebSocket."""
-    return presented_key(request) or request.raw.query.get("apiKey")
-
-
 async def _whoever(request: ApiRequest) -> bool:
     """Lets everybody in, since collections differ; whether no wrong key was presented."""
-    key = _key(request)
+    key = websocket_key(request)
     if key and not same_secret(key, request.config.server.admin_key) and not await request.app[API_KEYS].verify(key):
         request.guess = True
     return not request.guess
 
 
-@api.get("/changes", returns={101: None}, auth=_whoever)
+@api.websocket("/changes", auth=_whoever)
 async def live_changes(request: ApiRequest) -> web.StreamResponse:
     """A WebSocket that tells what changes in the collections that its client last subscribed to."""
-    if request.raw.headers.get(hdrs.UPGRADE, "").lower() != "websocket":
-        raise ApiError("This is for WebSockets alone", status=426, headers={"Upgrade": "websocket"})
     fanout = request.app[FANOUT]
     async with request.app[LIVE].socket(request) as stream:
         with ExitStack() as subscription:
             if not request.caller:
-                stream.end(_WRONG_KEY, "Invalid API key")
+                stream.end(WRONG_KEY, "Invalid API key")
             async for message in stream.response:
                 try:
                     if message.type is not WSMsgType.TEXT:
@@ -216,7 +207,7 @@ async def _subscribed(request: ApiRequest, message: str) -> tuple[list[str], int
     now = 0
     for name in dict.fromkeys(wanted.collections):
         collection = request.app[COLLECTIONS].get(name)
-        await check_access(request, collection, "read", _key(request))
+        await check_access(request, collection, "read", websocket_key(request))
         now = await _check_remembered(request, collection, wanted.since or 0)
     return wanted.collections, now if wanted.since is None else wanted.since
 
