@@ -57,7 +57,7 @@ def add_routes(apis: Sequence[Api], core: Core, make_endpoint: MakeEndpoint) -> 
     ) -> None:
         names = tuple(_PARAMETER.findall(operation.path))
         endpoint = make_endpoint(operation, names, envelope, core)
-        serve = endpoint.serve
+        serve: Serve = endpoint.serve
         if websocket is not None:
             serve = _by_upgrade(make_endpoint(websocket, names, envelope, core), endpoint)
         resource.add_route(method, serve, expect_handler=endpoint.expect)
