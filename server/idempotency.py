@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from aiohttp import web
 
 from ..storage import Collection, Conflict, Field, Filter, Put, Query
+from ..storage.documents import encode
 from ..storage.times import DAY, format_time
 from .errors import ApiError, BadRequest
 from .request import Answer
@@ -69,20 +70,25 @@ class Once:
             commit = await self._storage.commit(writes)
             first = next((version for version in commit.versions if version), commit.version + 1)
             return draft.answer(first - 1)
-        kept = {
-            "request": self._request,
-            "until": format_time(self._now + KEPT_FOR),
-            "status": draft.status,
-            "headers": draft.headers,
-            "body": draft.body,
-            "content_type": draft.content_type,
-        }
         try:
-            commit = await self._storage.commit([Put(ANSWERS, self._id, kept), *writes])
+            commit = await self._storage.commit([self._kept(self._id, draft), *writes])
         except Conflict as conflict:
             conflict.index -= 1  # as the caller counts
             raise
         return draft.answer(commit.versions[0])
+
+    def remember(self, answer: Answer) -> list[Write]:
+        """What remembers an answer without versions in it, to be written in the commit of its effect; nothing, where
+        the request has no key."""
+        if self._id is None:
+            return []
+        body = answer.body if isinstance(answer.body, bytes) else encode(answer.body)
+        headers = {name: [value] for name, value in (answer.headers or {}).items()}
+        return [self._kept(self._id, Draft(answer.status, headers, [body.decode()], answer.content_type))]
+
+    def _kept(self, id: str, draft: Draft) -> Put:
+        until = format_time(self._now + KEPT_FOR)
+        return Put(ANSWERS, id, {"request": self._request, "until": until, **draft._asdict()})
 
 
 class Idempotency:
@@ -93,19 +99,27 @@ class Idempotency:
         self._clock = clock
         self._running: set[str] = set()
 
-    async def run(self, request: ApiRequest, content: bytes, act: Callable[[Once], Awaitable[Answer]]) -> Answer:
+    async def run(
+        self,
+        request: ApiRequest,
+        content: bytes,
+        act: Callable[[Once], Awaitable[Answer]],
+        caller: str | None = None,
+    ) -> Answer:
         """What ``act`` answers to a request or, where it was answered under its key, that answer.
 
-        ``act`` commits with `Once.commit` if its answer is to be remembered. ``content``: what else makes two requests
-        the same than method and path. Keys are the caller's own. Raises `BadRequest`, and `ApiError`: 409 while the
-        first is running, 422 where it was another request.
+        ``act`` commits with `Once.commit` or `Once.remember` if its answer is to be remembered. ``content``: what else
+        makes two requests the same than method and path. ``caller``: whose the keys are, where it is not the holder of
+        a key or address. Raises `BadRequest`, and `ApiError`: 409 while the first is running, 422 where it was another
+        request.
         """
         key = request.raw.headers.get("Idempotency-Key")
         if key is None:
             return await act(Once(self._storage, request.now))
         if not 1 <= len(key) <= MAX_KEY:
             raise BadRequest(f"Idempotency-Key must be 1 to {MAX_KEY} characters")
-        caller = f"key {request.caller_id}" if request.caller_id else f"address {request.client.network}"
+        if caller is None:
+            caller = f"key {request.caller_id}" if request.caller_id else f"address {request.client.network}"
         id = _hash(caller.encode(), key.encode("utf-8", "surrogatepass"))
         if id in self._running:
             raise ApiError(

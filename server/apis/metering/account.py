@@ -1,0 +1,192 @@
+"""What may happen to a profile's tokens: arithmetic alone, gathered for one commit.
+
+However it is called, the balance stays at 0 or above and is the sum of the ledger, and of the balance at most as much
+is bought as there is.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from uuid_utils import uuid7
+
+from ....storage import ABSENT, Delete, Put
+from ....storage.times import format_time
+from ...errors import ApiError
+from .documents import (
+    PROFILES,
+    RESERVATIONS,
+    TRANSACTIONS,
+    Profile,
+    Reservation,
+    Tier,
+    Transaction,
+    TransactionType,
+    entry_id,
+    month_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ....storage import Write
+
+
+_GRANTS = 8
+"""How many are remembered."""
+
+
+class InsufficientTokens(ApiError):
+    """402: the balance is below what is asked for; nothing was deducted."""
+
+    status = HTTPStatus.PAYMENT_REQUIRED
+    message = "Insufficient tokens"
+
+    def __init__(self, required: int, balance: int) -> None:
+        shortfall = required - balance
+        super().__init__(
+            extra={
+                "tokens_required": required,
+                "tokens_balance": balance,
+                "tokens_shortfall": shortfall,
+                "message": f"Need {required:,} tokens, you have {balance:,} tokens, shortfall: {shortfall:,} tokens",
+                "required_tokens": required,
+                "balance_tokens": balance,
+            }
+        )
+
+
+class Account:
+    """A profile as it is being changed. ``version``: the one that was read; ``now`` in microseconds since the epoch."""
+
+    def __init__(self, profile: Profile, version: int, now: int) -> None:
+        self.profile = profile
+        self._version = version
+        self._now = now
+        self._read = profile
+        self._also: list[Write] = []
+
+    @classmethod
+    def opened(cls, user_id: str, email: str, tier: Tier, tokens: int, now: int) -> Account:
+        """A new profile, with the tokens that its tier begins with."""
+        empty = Profile(
+            user_id=user_id,
+            email=email,
+            subscription_tier=tier,
+            tokens_balance=0,
+            bought=0,
+            tokens_used_this_month=0,
+            month=month_of(now),
+            grant=1,
+            bought_spent={},
+            entries=0,
+            created_at=format_time(now),
+        )
+        account = cls(empty, ABSENT, now)
+        account._enter("monthly_refresh", tokens, f"Starting balance: {tier}")
+        return account
+
+    @property
+    def writes(self) -> list[Write]:
+        """What makes it so, all in one commit; nothing where nothing happened."""
+        if self.profile is self._read:
+            return []
+        return [Put(PROFILES, self.profile.user_id, self.profile._asdict(), self._version), *self._also]
+
+    def spend(self, tokens: int, description: str, id: str | None = None) -> Transaction:
+        """Takes tokens, the tier's first; ``id``: of the transaction. Raises `InsufficientTokens`."""
+        profile = self.profile
+        if tokens > profile.tokens_balance:
+            raise InsufficientTokens(tokens, profile.tokens_balance)
+        bought = min(profile.bought, profile.tokens_balance - tokens)
+        self.profile = profile._replace(
+            bought=bought,
+            bought_spent=_counted(profile.bought_spent, profile.grant, profile.bought - bought),
+            tokens_used_this_month=profile.tokens_used_this_month + tokens,
+        )
+        return self._enter("usage", -tokens, description, id)
+
+    def add(self, writes: Iterable[Write]) -> None:
+        """What else goes into the commit, if anything does."""
+        self._also += writes
+
+    def reserve(self, id: str, tokens: int, description: str, until: int) -> Reservation:
+        """Takes tokens that may be given back; ``id``: the transaction's. Raises `InsufficientTokens`."""
+        self.spend(tokens, description, id)
+        after = self.profile
+        reservation = Reservation(
+            transaction_id=id,
+            user_id=after.user_id,
+            tokens=tokens,
+            tokens_balance=after.tokens_balance,
+            description=description,
+            grant=after.grant,
+            month=after.month,
+            until=until,
+        )
+        self._also.append(Put(RESERVATIONS, id, reservation._asdict(), ABSENT))
+        return reservation
+
+    def give_back(self, reservation: Reservation, version: int) -> Transaction:
+        """All is as if the tokens had not been reserved: what was spent meanwhile was spent of the tier's tokens, as
+        far as they go, and more of the bought ones are left. The tier's come back too, unless they have been replaced,
+        by a refresh or with the tier."""
+        profile, tokens = self.profile, reservation.tokens
+        bought = min(tokens, profile.bought_spent.get(str(reservation.grant), 0))
+        used = profile.tokens_used_this_month - (tokens if reservation.month == profile.month else 0)
+        self.profile = profile._replace(
+            bought=profile.bought + bought,
+            bought_spent=_counted(profile.bought_spent, reservation.grant, -bought),
+            tokens_used_this_month=used,
+        )
+        self._also.append(Delete(RESERVATIONS, reservation.transaction_id, version))
+        amount = tokens if reservation.grant == profile.grant else bought
+        return self._enter("refund", amount, f"Given back: {reservation.description}")
+
+    def buy(self, tokens: int, description: str) -> Transaction:
+        """Adds tokens that stay until they are spent."""
+        self.profile = self.profile._replace(bought=self.profile.bought + tokens)
+        return self._enter("purchase", tokens, description)
+
+    def change_tier(self, tier: Tier, tokens: int) -> Transaction:
+        """The balance becomes the tier's tokens and the bought ones; that counts as the month's refresh."""
+        self._begin(month_of(self._now))
+        return self._grant(tier, tokens, f"Subscription: {tier}")
+
+    def refresh(self, month: str, tokens: int) -> bool:
+        """Begins a month, unless it or a later one has begun; whether it did. ``tokens``: the tier's."""
+        begins = self._begin(month)
+        if begins and self.profile.renews:
+            self._grant(self.profile.subscription_tier, tokens, f"Monthly refresh: {month}")
+        return begins
+
+    def _begin(self, month: str) -> bool:
+        # Not where another month is the present one: a clock that is set back and forth would begin it again.
+        begins = month > self.profile.month
+        if begins:
+            self.profile = self.profile._replace(month=month, tokens_used_this_month=0)
+        return begins
+
+    def _grant(self, tier: Tier, tokens: int, description: str) -> Transaction:
+        """Replaces what is left of the tier's tokens."""
+        profile = self.profile
+        self.profile = profile._replace(subscription_tier=tier, grant=profile.grant + 1)
+        return self._enter("monthly_refresh", tokens - profile.monthly, description)
+
+    def _enter(self, kind: TransactionType, amount: int, description: str, id: str | None = None) -> Transaction:
+        """An entry of the ledger."""
+        profile = self.profile
+        balance, number = profile.tokens_balance + amount, profile.entries + 1
+        self.profile = profile._replace(tokens_balance=balance, entries=number)
+        entry = Transaction(id or str(uuid7()), kind, amount, balance, description, format_time(self._now))
+        self._also.append(Put(TRANSACTIONS, entry_id(profile.user_id, number), entry._asdict(), ABSENT))
+        return entry
+
+
+def _counted(spent: dict[str, int], grant: int, tokens: int) -> dict[str, int]:
+    """What was spent during each grant, with some more during one. Forgets the oldest: no reservation lasts as long."""
+    if not tokens:
+        return spent
+    counts = spent | {str(grant): spent.get(str(grant), 0) + tokens}
+    return {name: count for name, count in sorted(counts.items(), key=lambda item: int(item[0]))[-_GRANTS:] if count}

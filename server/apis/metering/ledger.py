@@ -1,0 +1,211 @@
+"""The ledger: profiles, and every token that they get, spend, reserve and have back.
+
+A profile and its new entries are written in one commit, with the profile's version as the fence and under its lock:
+whoever else changes it in between tries again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakKeyDictionary
+
+from aiohttp import web
+from uuid_utils import uuid7
+
+from ....storage import Conflict, Delete, Query, Storage, Write, retry, walk
+from ....storage.times import HOUR, SECOND
+from ...errors import NotFound
+from ...keys import CLOCK, CONFIG, STORAGE
+from .account import Account
+from .documents import PROFILES, RESERVATIONS, Profile, Reservation, Tier, Transaction
+from .spending import Spending, Turn
+
+if TYPE_CHECKING:
+    from ....storage import Record
+    from ...clock import Clock
+    from ...config import MeteringConfig
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+_HELD: WeakKeyDictionary[Storage, set[str]] = WeakKeyDictionary()
+"""The reservations on a store that somebody in this process works on."""
+
+
+class AlreadyDone(Exception):
+    """What was to be written together with a change is there already, or gone already: somebody else has done it."""
+
+
+class Ledger:
+    """The profiles on a store. Whatever is done to one raises `NotFound` where there is none."""
+
+    def __init__(self, storage: Storage, clock: Clock, config: MeteringConfig) -> None:
+        self._storage = storage
+        self._clock = clock
+        self._tiers = config.tiers
+        self._longest = config.transcription.timeout * SECOND + HOUR
+        self._spending = Spending(self._change)
+        self._held = _HELD.setdefault(storage, set())
+
+    def starting_balance(self, tier: Tier) -> int:
+        """The tokens that a tier begins with."""
+        tokens: int = getattr(self._tiers, tier)
+        return tokens
+
+    def opened(self, user_id: str, email: str, tier: Tier) -> list[Write]:
+        """The writes of a new profile, with its starting balance. In their commit, `Conflict` means that the email has
+        one."""
+        return Account.opened(user_id, email, tier, self.starting_balance(tier), self._clock.now()).writes
+
+    async def profile(self, user_id: str) -> Profile:
+        """A profile as it is now."""
+        return _profile(await self._record(user_id))
+
+    async def _record(self, user_id: str) -> Record:
+        record = (await self._storage.get(PROFILES, [user_id])).get(user_id)
+        if record is None:
+            raise NotFound("No such profile")
+        return record
+
+    async def _change(self, user_id: str, turn: Turn[_T], writes: Sequence[Write] = ()) -> _T:
+        """What ``turn`` does to a profile, in one commit with other ``writes``. Raises `AlreadyDone` where one of those
+        has a version that does not hold."""
+
+        async def attempt() -> _T:
+            record = await self._record(user_id)
+            account = Account(_profile(record), record.version, self._clock.now())
+            result = turn(account)
+            together = [*account.writes, *writes]
+            try:
+                if together:
+                    await self._storage.commit(together)
+            except Conflict as conflict:
+                if conflict.collection != PROFILES.name:
+                    raise AlreadyDone from conflict
+                raise
+            return result
+
+        return await retry(self._storage, [f"{PROFILES.name}/{user_id}"], attempt)
+
+    # Spending
+
+    async def consume(
+        self, user_id: str, tokens: int, description: str, also: Callable[[Transaction], Iterable[Write]]
+    ) -> Transaction:
+        """Spends tokens. ``also``: what goes into the same commit, such as what is remembered of the answer; writes
+        without preconditions, to records that nobody else writes. Raises `InsufficientTokens`."""
+
+        def turn(account: Account) -> Transaction:
+            entry = account.spend(tokens, description)
+            account.add(also(entry))
+            return entry
+
+        return await self._spending.take(user_id, turn)
+
+    async def reserve(self, user_id: str, tokens: int, description: str) -> Reservation:
+        """Takes tokens until it is known whether they are spent: that is, until `settle` or `release`. Raises
+        `InsufficientTokens`."""
+        id = str(uuid7())
+        until = self._clock.now() + self._longest
+        self._held.add(id)
+        try:
+            return await self._spending.take(user_id, lambda account: account.reserve(id, tokens, description, until))
+        except BaseException:
+            self._held.discard(id)
+            raise
+
+    async def settle(self, reservation: Reservation, writes: Sequence[Write] = ()) -> None:
+        """The reserved tokens are spent; ``writes`` go into the same commit. Raises `AlreadyDone` where they were given
+        back meanwhile."""
+        id = reservation.transaction_id
+        record = (await self._storage.get(RESERVATIONS, [id])).get(id)
+        if record is None:
+            raise AlreadyDone
+        try:
+            await self._storage.commit([Delete(RESERVATIONS, id, record.version), *writes])
+        except Conflict as conflict:
+            raise AlreadyDone from conflict
+        self._held.discard(id)
+
+    async def release(self, reservation: Reservation) -> None:
+        """Gives the reserved tokens back, unless that was done, or they are spent. Where it fails,
+        `give_back_abandoned` does it later."""
+        id = reservation.transaction_id
+        try:
+            record = (await self._storage.get(RESERVATIONS, [id])).get(id)
+            if record is not None:
+                version = record.version
+                await self._change(reservation.user_id, lambda account: account.give_back(reservation, version))
+        except AlreadyDone:
+            log.debug("reservation %s was settled or given back by somebody else", id)
+        finally:
+            self._held.discard(id)
+
+    async def give_back_abandoned(self) -> int:
+        """Gives back what nobody works on any more, as after a crash; returns how many reservations.
+
+        A store on this machine's disk is one process's; of one that others may use too, a reservation's time must be
+        over.
+        """
+        count = 0
+        async for record in walk(self._storage, Query(RESERVATIONS)):
+            reservation = Reservation(**record.decode())
+            alone = self._storage.path is not None
+            if record.id not in self._held and (alone or reservation.until <= self._clock.now()):
+                await self.release(reservation)
+                count += 1
+        if count:
+            log.warning("gave back %d reservations that nobody worked on", count)
+        return count
+
+    # Getting tokens
+
+    async def purchase(self, user_id: str, tokens: int, description: str, writes: Sequence[Write] = ()) -> Transaction:
+        """Adds bought tokens; ``writes`` go into the same commit. Raises `AlreadyDone` where a version in those does
+        not hold."""
+        return await self._change(user_id, lambda account: account.buy(tokens, description), writes)
+
+    async def subscribe(self, user_id: str, tier: Tier, writes: Sequence[Write] = ()) -> Profile:
+        """Makes a tier the profile's, with its starting balance and what is left of the bought tokens; where it is the
+        profile's already, only the ``writes`` are done. Raises `AlreadyDone` as `purchase` does."""
+        return await self._change_tier(user_id, tier, self.starting_balance(tier), writes)
+
+    async def unsubscribe(self, user_id: str, writes: Sequence[Write] = ()) -> Profile:
+        """Back to free: what is left of the subscription's tokens goes, bought ones stay. Raises `AlreadyDone` as
+        `purchase` does."""
+        return await self._change_tier(user_id, "free", 0, writes)
+
+    async def _change_tier(self, user_id: str, tier: Tier, tokens: int, writes: Sequence[Write]) -> Profile:
+        def turn(account: Account) -> Profile:
+            if account.profile.subscription_tier != tier:
+                account.change_tier(tier, tokens)
+            return account.profile
+
+        return await self._change(user_id, turn, writes)
+
+    async def refresh(self, user_id: str, month: str) -> bool:
+        """Begins a month (YYYY-MM) for a profile, unless it or a later one has begun; whether it did."""
+        return await self._change(
+            user_id,
+            lambda account: account.refresh(month, self.starting_balance(account.profile.subscription_tier)),
+        )
+
+
+def _profile(record: Record) -> Profile:
+    return Profile(**record.decode())
+
+
+LEDGER = web.AppKey("metering_ledger", Ledger)
+"""Set when the application starts."""
+
+
+@asynccontextmanager
+async def ledger(app: web.Application) -> AsyncIterator[None]:
+    """The application's `LEDGER`, once what a crash left reserved is given back."""
+    app[LEDGER] = Ledger(app[STORAGE], app[CLOCK], app[CONFIG].apis.metering)
+    await app[LEDGER].give_back_abandoned()
+    yield
