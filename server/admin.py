@@ -1,4 +1,5 @@
-"""What belongs to the server itself: metrics, and API keys for who administers it (contracts/README.md, "Admin")."""
+"""What belongs to the server itself: health, metrics, and API keys for who administers it (contracts/README.md,
+"Admin")."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..storage.times import format_time
 from .api_keys import API_KEYS, DEFAULT_SCOPES, KEYS, SCOPES, USERS, ApiKeys, Key, NoSuchKey
 from .auth import holders_of, loopback_or
+from .health import add_health, with_health
 from .idempotency import ANSWERS, IDEMPOTENCY, Idempotency
 from .jobs import Job
 from .keys import CLOCK, STORAGE
@@ -35,16 +37,19 @@ def system_api(telemetry: Telemetry, apis: Sequence[Api], bcrypt_cost: int | Non
     `ApiKeys`, with this cost."""
     api = Api("system", collections=(KEYS, USERS, ANSWERS))
 
-    async def with_api_keys(app: web.Application) -> AsyncIterator[None]:
+    async def with_what_all_use(app: web.Application) -> AsyncIterator[None]:
         keys = app[API_KEYS] = ApiKeys(app[STORAGE], app[CLOCK], bcrypt_cost)
         app[IDEMPOTENCY] = Idempotency(app[STORAGE], app[CLOCK])
         try:
-            yield
+            async with with_health(app):
+                yield
         finally:
             await asyncio.to_thread(keys.close)
 
-    api.lifespan = with_api_keys
+    api.lifespan = with_what_all_use
     api.jobs.append(Job("idempotency keys", "17 * * * *", _forget_old_answers))
+
+    add_health(api)
 
     @api.get("/metrics", auth=loopback_or(_admin_key))
     async def metrics(request: ApiRequest) -> Answer:

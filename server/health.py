@@ -1,0 +1,121 @@
+"""Whether the server can do its work, for who watches over it (contracts/sessions.md, "Health")."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aiohttp import web
+
+from ..storage.errors import StorageError
+from ..storage.times import SECOND, format_time
+from .keys import CLOCK, STORAGE
+from .request import Answer
+
+if TYPE_CHECKING:
+    from .operation import Api
+    from .request import ApiRequest
+
+log = logging.getLogger(__name__)
+
+TMUX: web.AppKey[Callable[[], Awaitable[bool]]] = web.AppKey("tmux_probe")
+"""Set, when the application starts, by who runs programs in tmux: asks whether that works."""
+_PATIENCE = 3.0
+"""Seconds that what is asked may take."""
+_FRESH = 1.0
+"""Seconds that an answer is given again, so that nobody keeps disk and tmux busy by asking."""
+
+
+class _Findings(NamedTuple):
+    database: bool
+    tmux: bool
+
+
+class Health:
+    """Asks the store and tmux, once for all who want to know at about the same time."""
+
+    def __init__(self, app: web.Application) -> None:
+        self._app = app
+        self._started = app[CLOCK].now()
+        self._asking: asyncio.Task[_Findings] | None = None
+        self._stale_at = 0.0
+
+    async def report(self) -> dict[str, Any]:
+        """As `GET /api/health` answers it."""
+        from .. import __version__
+
+        if self._asking is None or (self._asking.done() and time.monotonic() >= self._stale_at):
+            self._asking = asyncio.create_task(self._ask(), name="health")
+        database, tmux = await asyncio.shield(self._asking)
+        now = self._app[CLOCK].now()
+        healthy = database and (tmux or TMUX not in self._app)
+        return {
+            "status": "healthy" if healthy else "degraded",
+            "uptime": max(0, (now - self._started) // SECOND),
+            "version": __version__,
+            "database": "connected" if database else "disconnected",
+            "tmux": "available" if tmux else "unavailable",
+            "timestamp": format_time(now),
+        }
+
+    async def _ask(self) -> _Findings:
+        findings = _Findings(*await asyncio.gather(self._database(), self._tmux()))
+        self._stale_at = time.monotonic() + _FRESH
+        return findings
+
+    async def _database(self) -> bool:
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                await self._app[STORAGE].ping()
+        except (StorageError, TimeoutError) as error:
+            log.warning("the store does not answer: %s", error or "too slow")
+            return False
+        return True
+
+    async def _tmux(self) -> bool:
+        if TMUX not in self._app:
+            return await asyncio.to_thread(shutil.which, "tmux") is not None
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                return await self._app[TMUX]()
+        except TimeoutError:
+            return False
+
+    async def close(self) -> None:
+        """Asks no more."""
+        if self._asking is not None:
+            self._asking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._asking
+
+
+HEALTH = web.AppKey("health", Health)
+"""Set when the application starts."""
+
+
+@asynccontextmanager
+async def with_health(app: web.Application) -> AsyncIterator[None]:
+    """The application's `Health`, while it runs."""
+    health = app[HEALTH] = Health(app)
+    try:
+        yield
+    finally:
+        await health.close()
+
+
+def add_health(api: Api) -> None:
+    """Adds the operation, which never needs a key, to the server's own."""
+
+    @api.get(
+        "/api/health", query="health#/$defs/Query", returns={200: "health#/$defs/Health", 503: "health#/$defs/Health"}
+    )
+    async def health(request: ApiRequest) -> Answer:
+        """Whether the store, and tmux for sessions, can be used."""
+        report = await request.app[HEALTH].report()
+        strict = request.query.get("strict") in ("1", "true") and report["status"] != "healthy"
+        return Answer(report, 503 if strict else 200, {"Cache-Control": "no-store"})
