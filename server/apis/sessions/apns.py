@@ -22,6 +22,8 @@ from aioapns.connection import (
     JWTAuthorizationHeaderProvider,
 )
 
+from .push import InvalidKey, Refused, Unreachable
+
 if TYPE_CHECKING:
     from ...config import ApnsConfig, Secret
 
@@ -31,29 +33,6 @@ _KEPT_SECONDS = 24 * 3600
 """How long Apple keeps a notification for a device that is off."""
 
 logging.getLogger("aioapns").setLevel(logging.CRITICAL)  # who pushes says what went wrong, once
-
-
-class Refused(Exception):
-    """The server answered that it does not take a notification.
-
-    ``status``: HTTP's. ``reason``: Apple's word for it, such as ``BadDeviceToken``, or "". ``since``: milliseconds
-    since the epoch when the device was found to be gone. ``retry_after``: seconds.
-    """
-
-    def __init__(self, status: int, reason: str, since: int | None, retry_after: int | None) -> None:
-        super().__init__(f"{status} {reason}".rstrip())
-        self.status = status
-        self.reason = reason
-        self.since = since
-        self.retry_after = retry_after
-
-
-class Unreachable(Exception):
-    """There was no answer."""
-
-
-class InvalidKey(Exception):
-    """The signing key is none that ES256 takes."""
 
 
 class Apns:

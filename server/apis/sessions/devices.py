@@ -14,7 +14,7 @@ from .api import api, key_holder
 if TYPE_CHECKING:
     from ....storage import Storage
 
-DEVICES = Collection("session_devices", (Field("updatedAt", "time", indexed=True),))
+DEVICES = Collection("sessions_devices", (Field("updatedAt", "time", indexed=True),))
 """By token: the platform, and when it was registered last."""
 MAX_DEVICES = 1_000
 """Of more, those that have not registered for longest go."""

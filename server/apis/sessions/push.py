@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import uuid_utils
 from aiohttp import web
 
-from ....storage import Query, Record, StorageError, walk
+from ....storage import Query, Record, walk
 from ....storage.times import SECOND
 from ...keys import CLOCK, CONFIG, STORAGE
 from .devices import DEVICES, forget
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ....storage import Storage
     from ...clock import Clock
     from ...config import ApnsConfig
-    from .apns import Apns, Refused
+    from .apns import Apns
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,29 @@ _LONGEST_PAUSE = 600
 _TITLE, _BODY = 100, 500
 """Characters: a payload may have 4,096 bytes, and a character takes up to six."""
 _GONE = ("BadDeviceToken", "ExpiredToken", "Unregistered")
+
+
+class Refused(Exception):
+    """Apple answered that it does not take a notification.
+
+    ``status``: HTTP's. ``reason``: Apple's word for it, such as ``BadDeviceToken``, or "". ``since``: milliseconds
+    since the epoch when the device was found to be gone. ``retry_after``: seconds.
+    """
+
+    def __init__(self, status: int, reason: str, since: int | None, retry_after: int | None) -> None:
+        super().__init__(f"{status} {reason}".rstrip())
+        self.status = status
+        self.reason = reason
+        self.since = since
+        self.retry_after = retry_after
+
+
+class Unreachable(Exception):
+    """There was no answer."""
+
+
+class InvalidKey(Exception):
+    """The signing key is none that ES256 takes."""
 
 
 class Push(NamedTuple):
@@ -89,11 +112,13 @@ class Pusher:
         """Begins to send to each device; waits where too many are being sent to."""
         try:
             async for device in walk(self._storage, Query(DEVICES)):
+                if self._apns is None:
+                    self._apns = await asyncio.to_thread(_open, self._config)
                 await self._slots.acquire()
                 task = deliveries.create_task(self._deliver(push, device))
                 task.add_done_callback(lambda _: self._slots.release())
-        except StorageError as error:
-            log.error("a push notification is lost: the devices cannot be read: %s", error)
+        except Exception:
+            log.exception("a push notification is lost")
 
     async def _deliver(self, push: Push, device: Record) -> None:
         try:
@@ -102,22 +127,20 @@ class Pusher:
             log.exception("a push notification to %s failed", _shortened_token(device.id))
 
     async def _try(self, push: Push, device: Record) -> None:
-        from . import apns  # with its library it takes a while to import
-
-        service = await self._service()
+        assert self._apns is not None
         who, why = _shortened_token(device.id), ""
         for attempt in range(ATTEMPTS):
             pause = 2**attempt
             try:
-                await service.push(device.id, push.message, push.id)
+                await self._apns.push(device.id, push.message, push.id)
                 self._key_refused = False
                 return
-            except apns.InvalidKey as error:
+            except InvalidKey as error:
                 self._refuse_key(f"apis.sessions.apns.key is no signing key of Apple's: {error}")
                 return
-            except apns.Unreachable as error:
+            except Unreachable as error:
                 why = f"no answer: {error}"
-            except apns.Refused as error:
+            except Refused as error:
                 why = str(error)
                 if error.status == 410 or error.reason in _GONE:
                     await self._remove(device, error)
@@ -133,14 +156,6 @@ class Pusher:
             if attempt + 1 < ATTEMPTS:
                 await self._clock.wait_until(self._clock.now() + pause * SECOND)
         log.warning("a push notification to %s is given up after %d attempts: %s", who, attempt + 1, why)
-
-    async def _service(self) -> Apns:
-        if self._apns is None:
-            from .apns import Apns
-
-            assert self._config.key is not None
-            self._apns = await asyncio.to_thread(Apns, self._config, self._config.key)
-        return self._apns
 
     async def _remove(self, device: Record, error: Refused) -> None:
         """Forgets a device that is gone, unless it has registered since."""
@@ -169,6 +184,13 @@ async def pushing(app: web.Application) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+def _open(config: ApnsConfig) -> Apns:
+    from .apns import Apns  # with its library it takes a while to import
+
+    assert config.key is not None
+    return Apns(config, config.key)
 
 
 def _shortened(text: str, length: int) -> str:
