@@ -13,6 +13,7 @@ from .backup import backup, restore
 from .check import check
 from .copy import copy
 from .keys import keys
+from .licenses import licenses
 from .options import help_option
 from .serve import serve
 from .users import users
@@ -77,6 +78,7 @@ def example_config() -> None:
 cli.add_command(serve)
 cli.add_command(check)
 cli.add_command(keys)
+cli.add_command(licenses)
 cli.add_command(users)
 cli.add_command(copy)
 cli.add_command(backup)
