@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from cronsim import CronSim
 
 from ..storage.times import SECOND
+from .keys import CONFIG
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from .clock import Clock
+    from .config import Config
 
 log = logging.getLogger(__name__)
 
@@ -25,24 +27,32 @@ log = logging.getLogger(__name__)
 class Job:
     """``run`` is called with the application at the times of a cron expression, and when the server starts.
 
-    ``utc``: whether the expression is in UTC; else in the time zone of the server. One that fails is logged, and runs
-    again at its next time. A run that is still going on when the next is due takes its place.
+    ``schedule``: the expression, or what takes it from the configuration. ``utc``: whether it is in UTC; else in the
+    time zone of the server. One that fails is logged, and runs again at its next time. A run that is still going on
+    when the next is due takes its place.
     """
 
     name: str
-    schedule: str
+    schedule: str | Callable[[Config], str]
     run: Callable[[web.Application], Awaitable[None]]
     utc: bool = False
 
-    def next_after(self, now: int) -> int:
-        """When it runs next; microseconds since the epoch, as ``now``."""
-        if self.utc:
-            at = next(CronSim(self.schedule, datetime.fromtimestamp(now / SECOND, UTC)))
-        else:
-            # Without a zone the system's rules apply on the way back too, so that 03:00 stays 03:00 across a change
-            # of daylight-saving time.
-            at = next(CronSim(self.schedule, datetime.fromtimestamp(now / SECOND)))  # noqa: DTZ006
-        return round(at.timestamp() * SECOND)
+
+def next_due(schedule: str, now: int, *, utc: bool) -> int:
+    """When a cron expression is due next; microseconds since the epoch, as ``now``."""
+    if utc:
+        at = next(CronSim(schedule, datetime.fromtimestamp(now / SECOND, UTC)))
+    else:
+        # Without a zone the system's rules apply on the way back too, so that 03:00 stays 03:00 across a change of
+        # daylight-saving time.
+        at = next(CronSim(schedule, datetime.fromtimestamp(now / SECOND)))  # noqa: DTZ006
+    return round(at.timestamp() * SECOND)
+
+
+def last_due(schedule: str, now: int) -> int:
+    """When a cron expression in UTC was due last, or is now; microseconds since the epoch, as ``now``."""
+    after = datetime.fromtimestamp(now // SECOND + 1, UTC)
+    return round(next(CronSim(schedule, after, reverse=True)).timestamp() * SECOND)
 
 
 async def run_jobs(jobs: list[Job], app: web.Application, clock: Clock) -> None:
@@ -53,8 +63,9 @@ async def run_jobs(jobs: list[Job], app: web.Application, clock: Clock) -> None:
 
 
 async def _run(job: Job, app: web.Application, clock: Clock) -> None:
+    schedule = job.schedule if isinstance(job.schedule, str) else job.schedule(app[CONFIG])
     while True:
-        due = job.next_after(clock.now())
+        due = next_due(schedule, clock.now(), utc=job.utc)
         try:
             await job.run(app)
         except Exception:

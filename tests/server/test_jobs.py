@@ -12,16 +12,12 @@ import time_machine
 from aiohttp import web
 
 from homeport.server.clock import Clock, MovableClock
-from homeport.server.jobs import Job
+from homeport.server.jobs import Job, last_due, next_due
 from homeport.server.keys import CLOCK
 from homeport.server.operation import Api
 from homeport.storage.times import format_time, parse_time
 
 SECOND = 1_000_000
-
-
-async def nothing(_: web.Application) -> None:
-    pass
 
 
 @pytest.fixture
@@ -63,7 +59,21 @@ def zone(request: pytest.FixtureRequest) -> Iterator[None]:
     indirect=["zone"],
 )
 def test_when_a_job_is_due(zone: None, schedule: str, utc: bool, now: str, due: str) -> None:
-    assert format_time(Job("x", schedule, nothing, utc=utc).next_after(parse_time(now))) == due
+    assert format_time(next_due(schedule, parse_time(now), utc=utc)) == due
+
+
+@pytest.mark.parametrize(
+    ("schedule", "now", "due"),
+    [
+        pytest.param("0 0 1 * *", "2025-12-01T00:00:00Z", "2025-12-01T00:00:00.000Z", id="just now"),
+        pytest.param("0 0 1 * *", "2025-12-01T00:00:00.000001Z", "2025-12-01T00:00:00.000Z", id="a moment ago"),
+        pytest.param("0 0 1 * *", "2025-11-30T23:59:59.999999Z", "2025-11-01T00:00:00.000Z", id="in a moment"),
+        pytest.param("30 4 15 * *", "2026-01-02T12:00:00Z", "2025-12-15T04:30:00.000Z", id="in another year"),
+        pytest.param("* * * * *", "2025-12-01T00:00:59.999Z", "2025-12-01T00:00:00.000Z", id="within a minute"),
+    ],
+)
+def test_when_it_was_due_last(schedule: str, now: str, due: str) -> None:
+    assert format_time(last_due(schedule, parse_time(now))) == due
 
 
 class Runs:
@@ -104,6 +114,16 @@ async def test_a_job_runs_at_start_and_at_its_times(start: Any, caplog: pytest.L
     [record] = caplog.records
     assert record.getMessage() == "tidying failed; it runs again at its next time"
     assert "the second run fails" in caplog.text
+
+
+async def test_a_schedule_from_the_configuration(start: Any) -> None:
+    runs = Runs()
+    api = Api("toy")
+    api.jobs.append(Job("tidying", lambda config: config.apis.metering.refresh_schedule, runs, utc=True))
+    server = await start([api])
+    await runs.until(1)
+    server.clock.move_to(parse_time("2025-07-01T00:00:00Z"))
+    assert await runs.until(2) == ["2025-06-03T12:00:00.000Z", "2025-07-01T00:00:00.000Z"]
 
 
 async def test_a_job_that_runs_is_stopped_with_the_server(start: Any) -> None:

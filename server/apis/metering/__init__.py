@@ -6,11 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from ...keys import CLOCK, CONFIG, STORAGE
-from . import validating  # noqa: F401  # declares its operations
+from . import refresh, tokens, validating  # noqa: F401  # declare their operations
 from .api import api
 from .documents import PROFILES, RESERVATIONS, TRANSACTIONS
-from .ledger import LEDGER, Ledger
+from .ledger import bookkeeping
 from .licenses import LICENSES, LICENSING, SECRETS, licensing
 
 if TYPE_CHECKING:
@@ -20,8 +19,8 @@ __all__ = ["api"]
 
 
 async def _lifespan(app: web.Application) -> AsyncIterator[None]:
-    app[LEDGER] = Ledger(app[STORAGE], app[CLOCK], app[CONFIG].apis.metering)
     async with AsyncExitStack() as stack:
+        await stack.enter_async_context(bookkeeping(app))
         await stack.enter_async_context(licensing(app))
         yield
 

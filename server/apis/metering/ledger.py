@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from aiohttp import web
 from uuid_utils import uuid7
 
-from ....storage import Conflict, Delete, Query, Storage, Write, retry, walk
+from ....storage import Conflict, Delete, Query, Storage, StorageError, Write, retry, walk
 from ....storage.times import HOUR, SECOND
 from ...errors import NotFound
 from ...keys import CLOCK, CONFIG, STORAGE
@@ -174,14 +174,17 @@ class Ledger:
         profile's already, only the ``writes`` are done. Raises `AlreadyDone` as `purchase` does."""
         return await self._change_tier(user_id, tier, self.starting_balance(tier), writes)
 
-    async def unsubscribe(self, user_id: str, writes: Sequence[Write] = ()) -> Profile:
-        """Back to free: what is left of the subscription's tokens goes, bought ones stay. Raises `AlreadyDone` as
+    async def unsubscribe(self, user_id: str, writes: Sequence[Write] = (), *, late: bool = False) -> Profile:
+        """Back to free: what is left of the subscription's tokens goes, bought ones stay. ``late``: the subscription
+        had ended when it was told to have begun; what it would have replaced goes as well. Raises `AlreadyDone` as
         `purchase` does."""
-        return await self._change_tier(user_id, "free", 0, writes)
+        return await self._change_tier(user_id, "free", 0, writes, anew=late)
 
-    async def _change_tier(self, user_id: str, tier: Tier, tokens: int, writes: Sequence[Write]) -> Profile:
+    async def _change_tier(
+        self, user_id: str, tier: Tier, tokens: int, writes: Sequence[Write], *, anew: bool = False
+    ) -> Profile:
         def turn(account: Account) -> Profile:
-            if account.profile.subscription_tier != tier:
+            if account.profile.subscription_tier != tier or (anew and account.profile.monthly != tokens):
                 account.change_tier(tier, tokens)
             return account.profile
 
@@ -204,8 +207,11 @@ LEDGER = web.AppKey("metering_ledger", Ledger)
 
 
 @asynccontextmanager
-async def ledger(app: web.Application) -> AsyncIterator[None]:
+async def bookkeeping(app: web.Application) -> AsyncIterator[None]:
     """The application's `LEDGER`, once what a crash left reserved is given back."""
     app[LEDGER] = Ledger(app[STORAGE], app[CLOCK], app[CONFIG].apis.metering)
-    await app[LEDGER].give_back_abandoned()
+    try:
+        await app[LEDGER].give_back_abandoned()
+    except StorageError:
+        log.exception("reservations that a crash left could not be given back yet")
     yield
