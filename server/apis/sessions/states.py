@@ -1,0 +1,111 @@
+"""What becomes of tickets: backlog, in progress, review, done."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from uuid_utils import uuid7
+
+from ....storage import ABSENT, Put, Record, Storage, retry
+from ....storage.times import format_time
+from ...errors import BadRequest, NotFound
+from ...keys import CLOCK, STORAGE
+from .documents import TICKETS, TRANSITIONS
+from .events import EVENTS
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+COMES_FROM: Final[Mapping[str, Collection[str]]] = {
+    "backlog": (),
+    "in_progress": ("backlog", "review"),
+    "review": ("in_progress",),
+    "done": ("review",),
+}
+"""The legal transitions: from which states a ticket may come into each."""
+_MOST_FEEDBACK = 10
+
+
+async def move(
+    app: web.Application,
+    ticket_id: str,
+    to: str,
+    *,
+    trigger: Literal["manual", "auto"],
+    reason: str,
+    feedback: str | None = None,
+    legal: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """Takes a ticket into another state: ticket and history are one commit, and every WebSocket is told after it.
+
+    ``feedback`` goes into the history, and is kept for the prompt of the ticket's next start. ``legal``: the states
+    that it may come from, if not those of `COMES_FROM`. Returns the transition as the history shows it. Raises
+    `NotFound`, and `BadRequest` naming both states where the transition is not legal.
+    """
+    storage, clock = app[STORAGE], app[CLOCK]
+    allowed = COMES_FROM[to] if legal is None else legal
+
+    async def attempt() -> dict[str, Any]:
+        record = await find(storage, ticket_id)
+        ticket = record.decode()
+        before = ticket["state"]
+        if before not in allowed:
+            raise BadRequest(f"A ticket that is {before} cannot become {to}")
+        now = format_time(clock.now())
+        ticket |= {"state": to, "updated_at": now} | _times(ticket, to, now)
+        transition = {
+            "ticket_id": ticket_id,
+            "from_state": before,
+            "to_state": to,
+            "trigger": trigger,
+            "reason": reason,
+        }
+        if feedback is not None:
+            transition["feedback"] = feedback
+            ticket["feedback"] = [*ticket["feedback"], feedback][-_MOST_FEEDBACK:]
+        transition["created_at"] = now
+        id = str(uuid7())
+        kept = transition | {"project_id": ticket["project_id"]}
+        await storage.commit([Put(TICKETS, ticket_id, ticket, record.version), Put(TRANSITIONS, id, kept, ABSENT)])
+        return {"id": id, **transition}
+
+    transition = await retry(storage, [lock(ticket_id)], attempt)
+    app[EVENTS].ticket_state(ticket_id, transition["from_state"], to, trigger, reason)
+    return transition
+
+
+def _times(ticket: Mapping[str, Any], to: str, now: str) -> dict[str, str | None]:
+    match to:
+        case "backlog":
+            return {"started_at": None}
+        case "in_progress":
+            return {"started_at": ticket["started_at"] or now}
+        case "done":
+            return {"completed_at": now}
+    return {}
+
+
+async def change(storage: Storage, ticket_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes some members of a ticket; returns it. Raises `NotFound`."""
+
+    async def attempt() -> dict[str, Any]:
+        record = await find(storage, ticket_id)
+        ticket: dict[str, Any] = record.decode() | changes
+        await storage.commit([Put(TICKETS, ticket_id, ticket, record.version)])
+        return {"id": ticket_id, **ticket}
+
+    return await retry(storage, [lock(ticket_id)], attempt)
+
+
+async def find(storage: Storage, ticket_id: str) -> Record:
+    """The record of a ticket. Raises `NotFound`."""
+    record = (await storage.get(TICKETS, [ticket_id])).get(ticket_id)
+    if record is None:
+        raise NotFound("Ticket not found")
+    return record
+
+
+def lock(ticket_id: str) -> str:
+    """What writes of a ticket take turns on."""
+    return f"{TICKETS.name}/{ticket_id}"
