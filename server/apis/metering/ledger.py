@@ -175,16 +175,16 @@ class Ledger:
         return await self._change_tier(user_id, tier, self.starting_balance(tier), writes)
 
     async def unsubscribe(self, user_id: str, writes: Sequence[Write] = (), *, late: bool = False) -> Profile:
-        """Back to free: what is left of the subscription's tokens goes, bought ones stay. ``late``: the subscription
-        had ended when it was told to have begun; what it would have replaced goes as well. Raises `AlreadyDone` as
-        `purchase` does."""
-        return await self._change_tier(user_id, "free", 0, writes, anew=late)
+        """Back to free: what is left of the tier's tokens goes, bought ones stay; where the profile is free already,
+        only the ``writes`` are done. ``late``: free as it is, it had a subscription, of whose start was told after its
+        end: that had replaced the tier's tokens. Raises `AlreadyDone` as `purchase` does."""
+        return await self._change_tier(user_id, "free", 0, writes, even_if_same=late)
 
     async def _change_tier(
-        self, user_id: str, tier: Tier, tokens: int, writes: Sequence[Write], *, anew: bool = False
+        self, user_id: str, tier: Tier, tokens: int, writes: Sequence[Write], *, even_if_same: bool = False
     ) -> Profile:
         def turn(account: Account) -> Profile:
-            if account.profile.subscription_tier != tier or (anew and account.profile.monthly != tokens):
+            if even_if_same or account.profile.subscription_tier != tier:
                 account.change_tier(tier, tokens)
             return account.profile
 
