@@ -130,7 +130,7 @@ class Endpoint:
         if has_body and operation.content_types and not operation.streamed:
             request.body = await read_body(raw, self._max_body)
         if self._body is not None:
-            request.document = _parse(request.body)
+            request.document = _parse(request.body or (b"{}" if operation.optional_body else b""))
             if not self._body.is_valid(request.document):
                 raise InvalidBody(problems=await asyncio.to_thread(self._body.problems, request.document))
         if self._document_limits:

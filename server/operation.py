@@ -35,15 +35,17 @@ JSON = ("application/json",)
 class Declaration(TypedDict, total=False):
     """What may be said of an operation besides its method and path.
 
-    Schemas are named like ``device_usage#/$defs/SyncRequest``. ``body``: the document's. ``query`` and ``params`` (the
-    path's): those of objects whose members are the parameters, read by their types. ``returns``: the answers', by
-    status. ``limits``: none is the configuration's default per client address. ``max_body``: bytes; none is the
-    configuration's. ``content_types``: what a body may be; JSON where there is a ``body``. Without a ``body`` but with
-    these the handler gets the bytes. ``streamed``: it reads them itself, with `stream_body`, and sees to their number.
-    ``when``: under which configurations there is the operation; none is all.
+    Schemas are named like ``device_usage#/$defs/SyncRequest``. ``body``: the document's; ``optional_body``: whether
+    none at all is as good as ``{}``. ``query`` and ``params`` (the path's): those of objects whose members are the
+    parameters, read by their types. ``returns``: the answers', by status. ``limits``: none is the configuration's
+    default per client address. ``max_body``: bytes; none is the configuration's. ``content_types``: what a body may be;
+    JSON where there is a ``body``. Without a ``body`` but with these the handler gets the bytes. ``streamed``: it reads
+    them itself, with `stream_body`, and sees to their number. ``when``: under which configurations there is the
+    operation; none is all.
     """
 
     body: str
+    optional_body: bool
     query: str
     params: str
     returns: Mapping[int, str | None]
@@ -67,6 +69,7 @@ class Operation:
     path: str
     handler: Handler
     body: str | None = None
+    optional_body: bool = False
     query: str | None = None
     params: str | None = None
     returns: Mapping[int, str | None] = field(default_factory=dict)

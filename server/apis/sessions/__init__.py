@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+from ...health import TMUX
 from ...keys import CLOCK
-from . import devices, notifications  # noqa: F401  # declare their operations
+from . import devices, notifications, sessions  # noqa: F401  # declare their operations
 from .api import api
 from .events import EVENTS, Events
 from .push import pushing
+from .runner import RUNNER, Runner
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -22,6 +24,9 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
     app[EVENTS] = Events(app[CLOCK])
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(pushing(app))
+        app[RUNNER] = runner = Runner(app)
+        app[TMUX] = runner.tmux_available
+        await stack.enter_async_context(runner.running_in())
         yield
 
 

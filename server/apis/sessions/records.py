@@ -1,0 +1,54 @@
+"""Sessions as they are kept and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from ....storage import Collection, Field, Filter, Query, Storage, walk
+from .documents import PROJECTS, TICKETS
+
+SESSIONS: Final = Collection(
+    "sessions_sessions",
+    (
+        Field("project_id", "text", indexed=True),
+        Field("ticket_id", "text", indexed=True),
+        Field("status", "text", indexed=True),
+        Field("busy_ticket", "text", unique=True),
+    ),
+)
+"""As they are shown, without ``project`` and ``ticket``; and ``busy_ticket``, the ticket's id while the session is
+active, so that a ticket has one such, and ``stopping``, whether it was asked to end and nothing was typed since."""
+
+ACTIVE: Final = ("running", "paused")
+_SHOWN = ("project_id", "ticket_id", "type", "status", "context_percent", "pane_id")
+_TIMES = ("started_at", "ended_at", "created_at", "updated_at")
+
+
+async def active(storage: Storage, *where: Filter) -> list[dict[str, Any]]:
+    """The sessions that have not ended, newest first."""
+    query = Query(SESSIONS, (Filter("status", "in", ACTIVE), *where), sort=("-id",))
+    return [{"id": record.id, **record.decode()} async for record in walk(storage, query)]
+
+
+async def show(storage: Storage, sessions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Sessions as clients see them, with their projects and tickets."""
+    sessions = list(sessions)
+    projects = await _documents(storage, PROJECTS, {session["project_id"] for session in sessions})
+    tickets = await _documents(storage, TICKETS, {session["ticket_id"] for session in sessions} - {None})
+    return [
+        {
+            **{name: session[name] for name in ("id", *_SHOWN, *_TIMES)},
+            "project": {"id": session["project_id"], "name": projects.get(session["project_id"], {}).get("name", "")},
+            "ticket": _brief(session["ticket_id"], tickets.get(session["ticket_id"])),
+        }
+        for session in sessions
+    ]
+
+
+def _brief(id: str | None, ticket: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if ticket is None else {"id": id, "external_id": ticket["external_id"], "title": ticket["title"]}
+
+
+async def _documents(storage: Storage, collection: Collection, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
+    return {id: record.decode() for id, record in (await storage.get(collection, list(ids))).items()}

@@ -1,0 +1,180 @@
+"""The operations of sessions (contracts/sessions.md, "Sessions")."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from ....storage import Filter, Query
+from ...errors import InvalidBody, NotFound, Problem
+from ...request import Answer, ApiRequest
+from .api import api, caller
+from .documents import PROJECTS, TICKETS
+from .records import SESSIONS, show
+from .runner import RUNNER
+
+MAX_LISTED: Final = 1000
+"""Sessions in a list; the newest."""
+MAX_KEYS: Final = 100
+"""At a time."""
+_NAMED = (
+    "Up|Down|Left|Right|Enter|Escape|Tab|BTab|Space|BSpace|Home|End|PageUp|PgUp|PPage|PageDown|PgDn|NPage"
+    "|IC|Insert|DC|Delete|F(?:[1-9]|1[0-2])|KP(?:[0-9*+./-]|Enter)"
+)
+_KEY = re.compile(rf"\^[!-~]|(?:[CMS]-){{0,3}}(?:{_NAMED}|[^\W_]|[!-/:-@\[-`{{-~])")
+"""A key as tmux names it (tmux(1), "KEY BINDINGS"); it would type what is no name letter by letter."""
+
+
+@api.get(
+    "/api/sessions",
+    query="sessions#/$defs/SessionsQuery",
+    returns={200: "sessions#/$defs/Sessions"},
+    auth=caller,
+)
+async def list_sessions(request: ApiRequest) -> list[dict[str, Any]]:
+    """The newest sessions, at most 1,000."""
+    query = request.query
+    where = []
+    if "status" in query:
+        where.append(Filter("status", "==", query["status"]))
+    if project := query.get("projectId") or query.get("project_id"):
+        where.append(Filter("project_id", "==", project.lower()))
+    page = await request.storage.find(Query(SESSIONS, tuple(where), sort=("-id",), limit=MAX_LISTED))
+    return await show(request.storage, [{"id": record.id, **record.decode()} for record in page.records])
+
+
+@api.get("/api/sessions/{id}", params="sessions#/$defs/Id", returns={200: "sessions#/$defs/Session"}, auth=caller)
+async def show_session(request: ApiRequest) -> dict[str, Any]:
+    """A session."""
+    return await _shown(request, await request.app[RUNNER].get(_id(request)))
+
+
+@api.post(
+    "/api/projects/{id}/sessions",
+    params="sessions#/$defs/Id",
+    body="sessions#/$defs/NewSession",
+    optional_body=True,
+    returns={201: "sessions#/$defs/Session"},
+    auth=caller,
+)
+async def start_session(request: ApiRequest) -> Answer:
+    """Starts a session in a project, on a ticket of it or on none; the states of tickets are left as they are."""
+    document = request.document
+    project = await _document(request, PROJECTS, _id(request), "Project not found")
+    ticket = None
+    if ticket_id := document.get("ticket_id"):
+        ticket = await _document(request, TICKETS, ticket_id.lower(), "Ticket not found")
+        if ticket["project_id"] != project["id"]:
+            raise NotFound("Ticket not found")
+    session = await request.app[RUNNER].start(project, ticket=ticket, prompt=document.get("initialPrompt"))
+    return Answer(await _shown(request, session), 201)
+
+
+@api.post(
+    "/api/sessions/{id}/input",
+    params="sessions#/$defs/Id",
+    body="sessions#/$defs/Input",
+    returns={200: "sessions#/$defs/Success"},
+    auth=caller,
+)
+async def type_input(request: ApiRequest) -> dict[str, Any]:
+    """Types a text, and Enter."""
+    document = request.document
+    await request.app[RUNNER].type(_id(request), document["text"] if "text" in document else document["input"])
+    return {"success": True}
+
+
+@api.post(
+    "/api/sessions/{id}/keys",
+    params="sessions#/$defs/Id",
+    body="sessions#/$defs/Keys",
+    returns={200: "sessions#/$defs/Success"},
+    auth=caller,
+)
+async def press_keys(request: ApiRequest) -> dict[str, Any]:
+    """Presses keys, named as tmux names them, with blanks between."""
+    await request.app[RUNNER].keys(_id(request), keys_of(request.document["keys"]))
+    return {"success": True}
+
+
+def keys_of(text: str) -> list[str]:
+    """The names of keys in a text, with blanks between. Raises `InvalidBody`."""
+    keys = text.split()
+    wrong = next((key for key in keys if not _KEY.fullmatch(key)), None)
+    if wrong is not None or not 1 <= len(keys) <= MAX_KEYS:
+        found = f", not {wrong}" if wrong else ""
+        message = f"must be 1 to {MAX_KEYS} names of keys, such as C-c, Escape or Down{found}"
+        raise InvalidBody(problems=[Problem(("keys",), message)])
+    return keys
+
+
+@api.post(
+    "/api/sessions/{id}/focus", params="sessions#/$defs/Id", returns={200: "sessions#/$defs/Success"}, auth=caller
+)
+async def focus(request: ApiRequest) -> dict[str, Any]:
+    """Makes its window the one that the tmux session shows."""
+    await request.app[RUNNER].focus(_id(request))
+    return {"success": True}
+
+
+@api.get(
+    "/api/sessions/{id}/output",
+    params="sessions#/$defs/Id",
+    query="sessions#/$defs/OutputQuery",
+    returns={200: "sessions#/$defs/Output"},
+    auth=caller,
+)
+async def show_output(request: ApiRequest) -> dict[str, Any]:
+    """The last lines that it printed."""
+    output = await request.app[RUNNER].output(_id(request))
+    return {"session_id": _id(request), "lines": output.lines(request.query["lines"])}
+
+
+@api.post(
+    "/api/sessions/{id}/stop",
+    params="sessions#/$defs/Id",
+    body="sessions#/$defs/Stop",
+    optional_body=True,
+    returns={200: "sessions#/$defs/Session"},
+    auth=caller,
+)
+async def stop_session(request: ApiRequest) -> dict[str, Any]:
+    """Ends it with Ctrl-C, which it may ignore, or by force; one that has ended is answered as it is."""
+    session = await request.app[RUNNER].stop(_id(request), request.document.get("force", False))
+    return await _shown(request, session)
+
+
+@api.post("/api/sessions/sync", returns={200: "sessions#/$defs/Updated"}, auth=caller)
+async def sync_sessions(request: ApiRequest) -> dict[str, Any]:
+    """Matches the records to the panes that live."""
+    return {"updated": await request.app[RUNNER].sync()}
+
+
+@api.get("/api/tmux/sessions", returns={200: "sessions#/$defs/TmuxSessions"}, auth=caller)
+async def list_tmux_sessions(request: ApiRequest) -> dict[str, Any]:
+    """What tmux calls sessions; windows are ours, and whoever else's."""
+    sessions = await request.app[RUNNER].tmux_sessions()
+    return {
+        "data": [
+            {"name": session.name, "windows": session.windows, "attached": session.attached} for session in sessions
+        ]
+    }
+
+
+def _id(request: ApiRequest) -> str:
+    id: str = request.path["id"]
+    return id.lower()
+
+
+async def _shown(request: ApiRequest, session: dict[str, Any]) -> dict[str, Any]:
+    return (await show(request.storage, [session]))[0]
+
+
+async def _document(request: ApiRequest, collection: Any, id: str, missing: str) -> dict[str, Any]:
+    record = (await request.storage.get(collection, [id])).get(id)
+    if record is None:
+        raise NotFound(missing)
+    return {"id": id, **record.decode()}
+
+
+api.collections += (SESSIONS,)

@@ -1,0 +1,249 @@
+"""tmux, asked by its command line: no shell parses what it is asked.
+
+tmux has a syntax of its own for most of what it is told: targets, formats, and ``;`` between commands. So it is only
+ever told ids, names that are made plain (`plain_name`), and paths that it passes on; the command of a session reaches
+its window in a file (`launch`), and what is typed on standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+from ...config import LEGACY_NAMES
+from ...errors import ServiceUnavailable
+from . import capture, launch
+
+log = logging.getLogger(__name__)
+
+_DEADLINE = 5.0
+"""Seconds; tmux answers within milliseconds, unless it is stopped."""
+_MAX_CALLS = 8
+"""At a time."""
+_COLUMNS, _ROWS = 200, 50
+"""Of a window that nobody looks at."""
+SESSION_OPTION = "@homeport_session"
+"""A pane's, holds the session's id: ids of panes begin anew with each tmux server."""
+VIEW_PREFIX = "homeport-view-"
+"""Of the tmux sessions that terminals look through."""
+_UNPLAIN = str.maketrans(dict.fromkeys(":.#$\\", "_"))
+_PANE = ("pane_id", "window_id", "session_id", "pane_pid", "pane_dead", "pane_dead_status", "pane_pipe", SESSION_OPTION)
+
+
+class TmuxUnavailable(ServiceUnavailable):
+    """503: tmux is not installed, or does not answer."""
+
+
+class TmuxRefused(Exception):
+    """tmux answered, and did not do what it was asked; the message is tmux's."""
+
+
+class Pane(NamedTuple):
+    """A pane of one of our windows; ``status``: the exit status of its program, if it has ended with one."""
+
+    pane_id: str
+    window_id: str
+    tmux_session_id: str
+    pid: int
+    dead: bool
+    status: int | None
+    piped: bool
+
+
+class TmuxSession(NamedTuple):
+    id: str
+    name: str
+    windows: int
+    attached: int
+
+
+def plain_name(name: str) -> str:
+    """The name of a tmux session or window, without what tmux gives a meaning; it does the same to some of it."""
+    return name.translate(_UNPLAIN)
+
+
+class Tmux:
+    """The tmux server on a socket: a name, a path, or none for that of this user."""
+
+    def __init__(self, socket: str | None) -> None:
+        self._server: tuple[str, ...] = ()
+        if socket is not None:
+            self._server = ("-S" if "/" in socket else "-L", socket)
+        self._calls = asyncio.Semaphore(_MAX_CALLS)
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """How this tmux is called; UTF-8 whatever the locale says."""
+        return ("tmux", "-u", *self._server)
+
+    async def available(self) -> bool:
+        """Whether tmux is there and answers."""
+        try:
+            await self.sessions()
+        except TmuxUnavailable:
+            return False
+        return True
+
+    async def sessions(self) -> list[TmuxSession]:
+        """The sessions that there are; those that terminals look through are left out."""
+        rows = await self._list("list-sessions", ("session_id", "session_windows", "session_attached", "session_name"))
+        found = [TmuxSession(id, name, int(windows), int(attached)) for id, windows, attached, name in rows]
+        return [session for session in found if not session.name.startswith(VIEW_PREFIX)]
+
+    async def panes(self) -> dict[str, Pane]:
+        """Our panes that there are, by the session's id."""
+        found: dict[str, Pane] = {}
+        for id, window, session, pid, dead, status, piped, ours in await self._list("list-panes", _PANE, "-a"):
+            if ours:
+                exit_status = int(status) if status else None
+                found.setdefault(
+                    ours, Pane(id, window, session, int(pid), dead == "1", exit_status, piped == "1", ours)
+                )
+        return found
+
+    async def open(self, session_id: str, *, tmux_session: str, window: str, folder: Path, cwd: str) -> Pane:
+        """Opens a window for a session, whose ``folder`` holds what is to be launched and will hold what it prints.
+
+        tmux does all of it before it reads anything that the program prints. ``cwd``: where windows begin that people
+        open in a tmux session that is made for it. Raises `TmuxRefused`.
+        """
+        name = plain_name(tmux_session)
+        known = next((session.id for session in await self.sessions() if session.name == name), None)
+        where: tuple[str, ...] = ("new-session", "-s", _escaped(name), "-x", str(_COLUMNS), "-y", str(_ROWS))
+        if known is not None:
+            where = ("new-window", "-t", f"{known}:")
+        program = (sys.executable, "-I", "-S", launch.__file__, str(folder / LAUNCH))
+        shown = ("-d", "-P", "-F", _format(_PANE))
+        target = f"{known or '=' + name}:={session_id}"
+        [row] = await self._rows(
+            *(*where, *shown, "-n", session_id, *map(_escaped, program), ";"),
+            *("set-option", "-p", "-t", target, "remain-on-exit", "on", ";"),
+            *("set-option", "-p", "-t", target, SESSION_OPTION, session_id, ";"),
+            *("set-hook", "-p", "-t", target, "pane-died", "pipe-pane", ";"),  # so that the pipe ends when it does
+            *("pipe-pane", "-t", target, _escaped(_capture(folder)), ";"),
+            *("rename-window", "-t", target, "--", _escaped(plain_name(window))),
+            cwd=cwd,
+        )
+        return Pane(row[0], row[1], row[2], int(row[3]), dead=False, status=None, piped=True)
+
+    async def pipe(self, pane: Pane, folder: Path) -> None:
+        """Has what a pane prints kept again, where that has ended."""
+        await self.run("pipe-pane", "-t", pane.pane_id, _escaped(_capture(folder)))
+
+    async def type(self, pane: Pane, text: str) -> None:
+        """Pastes a text, bracketed for programs that ask for it, and presses Enter."""
+        buffer = f"homeport-{uuid4()}"
+        paste: tuple[str, ...] = ()
+        if text:
+            load = ("load-buffer", "-b", buffer, "-", ";")
+            paste = (*load, "paste-buffer", "-p", "-d", "-b", buffer, "-t", pane.pane_id, ";")
+        await self.run(*_attend(pane), *paste, "send-keys", "-t", pane.pane_id, "Enter", stdin=text.encode())
+
+    async def press(self, pane: Pane, keys: Sequence[str]) -> None:
+        """Presses keys by their names."""
+        await self.run(*_attend(pane), "send-keys", "-t", pane.pane_id, "--", *map(_escaped, keys))
+
+    async def focus(self, pane: Pane) -> None:
+        """Makes a pane's window the one that its tmux session shows."""
+        window = f"{pane.tmux_session_id}:{pane.window_id}"
+        await self.run("select-window", "-t", window, ";", "select-pane", "-t", pane.pane_id)
+
+    async def kill(self, pane: Pane) -> None:
+        """Closes a pane; one that is gone is no error."""
+        with suppress(TmuxRefused):
+            await self.run("kill-pane", "-t", pane.pane_id)
+
+    def attach(self, pane: Pane) -> tuple[str, ...]:
+        """The command of a terminal that shows a pane's window, in a tmux session of its own that has no other and ends
+        with it, or with the terminal."""
+        name = f"{VIEW_PREFIX}{uuid4()}"
+        return (
+            *(*self.command, "new-session", "-s", name, "sleep", "60", ";"),  # for the window that the other replaces
+            *("set-option", "destroy-unattached", "on", ";"),
+            *("set-option", "status", "off", ";"),
+            *("link-window", "-k", "-s", pane.window_id, "-t", f"={name}:^"),
+        )
+
+    async def run(self, *arguments: str, stdin: bytes = b"", cwd: str | None = None) -> str:
+        """Gives tmux commands; what it prints. Raises `TmuxUnavailable` or `TmuxRefused`."""
+        async with self._calls:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *(*self.command, *arguments),
+                    stdin=asyncio.subprocess.PIPE,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=asyncio.subprocess.PIPE,
+                    cwd=cwd,
+                    env=_environment(os.environ),
+                )
+            except FileNotFoundError as error:
+                raise TmuxUnavailable("tmux is not installed") from error
+            except OSError as error:
+                raise TmuxUnavailable(f"tmux cannot be run: {error.strerror}") from error
+            try:
+                async with asyncio.timeout(_DEADLINE):
+                    out, problem = await process.communicate(stdin)
+            except TimeoutError as error:
+                raise TmuxUnavailable("tmux does not answer") from error
+            finally:
+                if process.returncode is None:
+                    process.kill()
+                    await process.wait()
+        if process.returncode:
+            raise TmuxRefused(problem.decode(errors="replace").strip() or f"exit status {process.returncode}")
+        return out.decode(errors="replace")
+
+    async def _list(self, command: str, fields: Sequence[str], *options: str) -> list[list[str]]:
+        """A row for each of what is listed; none where no tmux server runs."""
+        try:
+            return await self._rows(command, *options, "-F", _format(fields))
+        except TmuxRefused as error:
+            if str(error).startswith("no server running") or str(error).endswith("(No such file or directory)"):
+                return []
+            log.warning("tmux: %s", error)
+            raise TmuxUnavailable("tmux cannot be reached") from error
+
+    async def _rows(self, *arguments: str, cwd: str | None = None) -> list[list[str]]:
+        out = await self.run(*arguments, cwd=cwd)
+        fields = arguments[arguments.index("-F") + 1].count("\t")
+        return [line.split("\t", fields) for line in out.splitlines()]
+
+
+LAUNCH = "launch.json"
+"""What is to be run in a session's window, see `launch`."""
+
+
+def _format(fields: Sequence[str]) -> str:
+    return "\t".join(f"#{{{field}}}" for field in fields)
+
+
+def _escaped(argument: str) -> str:
+    """An argument that does not end tmux's command."""
+    return f"{argument[:-1]}\\;" if argument.endswith(";") else argument
+
+
+def _capture(folder: Path) -> str:
+    """The command that keeps what a pane prints. tmux expands formats and times in it and gives it to a shell: ``%`` is
+    doubled, and a quote after ``#`` keeps it from being one of tmux's, and ends the shell's for no character."""
+    words = (sys.executable, "-I", "-S", capture.__file__, str(folder))
+    quoted = " ".join("'" + word.replace("'", "'\\''").replace("#", "#''") + "'" for word in words)
+    return f"exec {quoted.replace('%', '%%')}"
+
+
+def _attend(pane: Pane) -> tuple[str, ...]:
+    """Leaves copy mode, in which keys would go to tmux."""
+    return ("copy-mode", "-q", "-t", pane.pane_id, ";")
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a tmux server that begins now gives to all programs in it: none of our settings, of which some are secret;
+    and not the tmux that we may have been started in."""
+    ours = {"TMUX", "TMUX_PANE", *LEGACY_NAMES}
+    return {name: value for name, value in environ.items() if name not in ours and not name.startswith("HOMEPORT_")}
