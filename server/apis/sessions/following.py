@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 
-from .capture import ENDED, WAKE, segment_path, segments
+from .capture import ENDED, WAKE, open_pipe, segment_path, segments
 from .output import MAX_LINES, Output
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ class Follower:
 
     async def open(self) -> None:
         """Reads what there is, and then what comes. Raises OSError."""
-        self._pipe = await asyncio.to_thread(_open_pipe, self._folder / WAKE)
+        self._pipe = await asyncio.to_thread(open_pipe, str(self._folder / WAKE))
         self.output, self._tail = await asyncio.to_thread(load, self._folder)
         asyncio.get_running_loop().add_reader(self._pipe, self._woken)
         self._due()
@@ -158,13 +158,6 @@ class Follower:
         self._busy = False
         if ended:
             self._ended()
-
-
-def _open_pipe(path: Path) -> int:
-    """A named pipe that is never at its end, since it is open for writing as well."""
-    with suppress(FileExistsError):
-        os.mkfifo(path, 0o600)
-    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 def make_folder(folder: Path) -> None:

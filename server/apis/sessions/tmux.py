@@ -34,7 +34,10 @@ SESSION_OPTION = "@homeport_session"
 VIEW_PREFIX = "homeport-view-"
 """Of the tmux sessions that terminals look through."""
 _UNPLAIN = str.maketrans(dict.fromkeys(":.#$\\", "_"))
-_PANE = ("pane_id", "window_id", "session_id", "pane_pid", "pane_dead", "pane_dead_status", "pane_pipe", SESSION_OPTION)
+_PANE = (
+    *("pane_id", "window_id", "session_id", "session_name"),
+    *("pane_pid", "pane_dead", "pane_dead_status", "pane_pipe", SESSION_OPTION),
+)
 
 
 class TmuxUnavailable(ServiceUnavailable):
@@ -100,11 +103,17 @@ class Tmux:
     async def panes(self) -> dict[str, Pane]:
         """Our panes that there are, by the session's id."""
         found: dict[str, Pane] = {}
-        for id, window, session, pid, dead, status, piped, ours in await self._list("list-panes", _PANE, "-a"):
-            if ours:
-                exit_status = int(status) if status else None
-                found.setdefault(
-                    ours, Pane(id, window, session, int(pid), dead == "1", exit_status, piped == "1", ours)
+        rows = await self._list("list-panes", _PANE, "-a")
+        for id, window, session, name, pid, dead, status, piped, ours in rows:
+            if ours and not (ours in found and name.startswith(VIEW_PREFIX)):
+                found[ours] = Pane(
+                    pane_id=id,
+                    window_id=window,
+                    tmux_session_id=session,
+                    pid=int(pid),
+                    dead=dead == "1",
+                    status=int(status) if status else None,
+                    piped=piped == "1",
                 )
         return found
 
@@ -122,16 +131,16 @@ class Tmux:
         program = (sys.executable, "-I", "-S", launch.__file__, str(folder / LAUNCH))
         shown = ("-d", "-P", "-F", _format(_PANE))
         target = f"{known or '=' + name}:={session_id}"
-        [row] = await self._rows(
+        [[pane, window_id, opened_in, _, pid, *_]] = await self._rows(
             *(*where, *shown, "-n", session_id, *map(_escaped, program), ";"),
             *("set-option", "-p", "-t", target, "remain-on-exit", "on", ";"),
             *("set-option", "-p", "-t", target, SESSION_OPTION, session_id, ";"),
-            *("set-hook", "-p", "-t", target, "pane-died", "pipe-pane", ";"),  # so that the pipe ends when it does
+            *("set-hook", "-p", "-t", target, "pane-died", _tell_of_end(folder), ";"),
             *("pipe-pane", "-t", target, _escaped(_capture(folder)), ";"),
             *("rename-window", "-t", target, "--", _escaped(plain_name(window))),
             cwd=cwd,
         )
-        return Pane(row[0], row[1], row[2], int(row[3]), dead=False, status=None, piped=True)
+        return Pane(pane, window_id, opened_in, int(pid), dead=False, status=None, piped=True)
 
     async def pipe(self, pane: Pane, folder: Path) -> None:
         """Has what a pane prints kept again, where that has ended."""
@@ -165,7 +174,8 @@ class Tmux:
         with it, or with the terminal."""
         name = f"{VIEW_PREFIX}{uuid4()}"
         return (
-            *(*self.command, "new-session", "-s", name, "sleep", "60", ";"),  # for the window that the other replaces
+            # -N: no tmux server is begun for it. The first window is replaced at once; where the pane's is gone, it ends.
+            *(*self.command, "-N", "new-session", "-s", name, "sleep", "5", ";"),
             *("set-option", "destroy-unattached", "on", ";"),
             *("set-option", "status", "off", ";"),
             *("link-window", "-k", "-s", pane.window_id, "-t", f"={name}:^"),
@@ -181,12 +191,12 @@ class Tmux:
                     stdout=asyncio.subprocess.PIPE,
                     stderr=asyncio.subprocess.PIPE,
                     cwd=cwd,
-                    env=_environment(os.environ),
+                    env=environment(os.environ),
                 )
             except FileNotFoundError as error:
                 raise TmuxUnavailable("tmux is not installed") from error
             except OSError as error:
-                raise TmuxUnavailable(f"tmux cannot be run: {error.strerror}") from error
+                raise TmuxUnavailable("tmux cannot be run") from error
             try:
                 async with asyncio.timeout(_DEADLINE):
                     out, problem = await process.communicate(stdin)
@@ -230,11 +240,26 @@ def _escaped(argument: str) -> str:
 
 
 def _capture(folder: Path) -> str:
-    """The command that keeps what a pane prints. tmux expands formats and times in it and gives it to a shell: ``%`` is
-    doubled, and a quote after ``#`` keeps it from being one of tmux's, and ends the shell's for no character."""
+    """The shell's command that keeps what a pane prints. tmux expands times in it, too."""
     words = (sys.executable, "-I", "-S", capture.__file__, str(folder))
-    quoted = " ".join("'" + word.replace("'", "'\\''").replace("#", "#''") + "'" for word in words)
-    return f"exec {quoted.replace('%', '%%')}"
+    return f"exec {' '.join(map(_word, words))}".replace("%", "%%")
+
+
+def _tell_of_end(folder: Path) -> str:
+    """tmux's command that tells `capture` that the program has ended. Opened so, the pipe waits for no reader."""
+    return f"run-shell -b {_quoted(f'echo 1<>{_word(str(folder / capture.LAST))}')}"
+
+
+def _word(text: str) -> str:
+    """A word of a shell's command in which tmux expands formats: a quote after ``#`` keeps it from being one of tmux's,
+    and for the shell ends a quotation that goes on at once."""
+    return "'" + text.replace("'", "'\\''").replace("#", "#''") + "'"
+
+
+def _quoted(text: str) -> str:
+    """One argument of a command that tmux parses: what might have a meaning there in octal."""
+    plain = frozenset(b"/-_. abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
+    return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'
 
 
 def _attend(pane: Pane) -> tuple[str, ...]:
@@ -242,7 +267,7 @@ def _attend(pane: Pane) -> tuple[str, ...]:
     return ("copy-mode", "-q", "-t", pane.pane_id, ";")
 
 
-def _environment(environ: Mapping[str, str]) -> dict[str, str]:
+def environment(environ: Mapping[str, str]) -> dict[str, str]:
     """What a tmux server that begins now gives to all programs in it: none of our settings, of which some are secret;
     and not the tmux that we may have been started in."""
     ours = {"TMUX", "TMUX_PANE", *LEGACY_NAMES}

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestServer
 from yarl import URL
 
@@ -30,6 +31,8 @@ from homeport.server.config import load_config
 from homeport.server.keys import STORAGE
 from homeport.storage import Storage, make_storage
 from homeport.storage.times import parse_time
+
+from .sessions_kit import desk, open_desk  # noqa: F401  # fixtures
 
 NOW = "2025-06-03T12:00:00Z"
 """What the clock shows until a test moves it: an hour and a half after the contract's report."""
@@ -170,6 +173,7 @@ class Served(Client):
 
     clock: MovableClock
     storage: Storage
+    app: web.Application
 
     def move_to(self, time: str) -> None:
         self.clock.move_to(parse_time(time))
@@ -228,7 +232,7 @@ async def serve(storage: Storage, storage_url: str, log: "Log") -> AsyncIterator
             with redirect_stderr(log.stream):
                 await stack.enter_async_context(listening)
             session = await stack.enter_async_context(aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)))
-            return Served(str(listening.make_url("")).rstrip("/"), session, clock, application[STORAGE])
+            return Served(str(listening.make_url("")).rstrip("/"), session, clock, application[STORAGE], application)
 
         yield start
 
