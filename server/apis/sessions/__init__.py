@@ -8,11 +8,21 @@ from typing import TYPE_CHECKING
 
 from ...health import TMUX
 from ...keys import CLOCK
-from . import devices, notifications, sessions  # noqa: F401  # declare their operations
+from . import (  # noqa: F401  # declare their operations
+    contents,
+    devices,
+    notifications,
+    projects,
+    reviews,
+    sessions,
+    tickets,
+)
 from .api import api
 from .events import EVENTS, Events
 from .push import pushing
 from .runner import RUNNER, Runner
+from .syncing import FOLDERS
+from .watching import watching
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -27,7 +37,13 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
         app[RUNNER] = runner = Runner(app)
         app[TMUX] = runner.tmux_available
         await stack.enter_async_context(runner.running_in())
+        await stack.enter_async_context(watching(app))
         yield
 
 
+async def _reset(app: web.Application) -> None:
+    app[FOLDERS].reset()
+
+
 api.lifespan = _lifespan
+api.reset = _reset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from uuid_utils import uuid7
@@ -24,7 +25,8 @@ COMES_FROM: Final[Mapping[str, Collection[str]]] = {
     "done": ("review",),
 }
 """The legal transitions: from which states a ticket may come into each."""
-_MOST_FEEDBACK = 10
+_MOST_FEEDBACK = 5
+"""Rejections: as many as the prompt of a start can hold."""
 
 
 async def move(
@@ -44,14 +46,12 @@ async def move(
     `NotFound`, and `BadRequest` naming both states where the transition is not legal.
     """
     storage, clock = app[STORAGE], app[CLOCK]
-    allowed = COMES_FROM[to] if legal is None else legal
 
     async def attempt() -> dict[str, Any]:
         record = await find(storage, ticket_id)
         ticket = record.decode()
         before = ticket["state"]
-        if before not in allowed:
-            raise BadRequest(f"A ticket that is {before} cannot become {to}")
+        check(before, to, legal)
         now = format_time(clock.now())
         ticket |= {"state": to, "updated_at": now} | _times(ticket, to, now)
         transition = {
@@ -73,6 +73,12 @@ async def move(
     transition = await retry(storage, [lock(ticket_id)], attempt)
     app[EVENTS].ticket_state(ticket_id, transition["from_state"], to, trigger, reason)
     return transition
+
+
+def check(before: str, to: str, legal: Collection[str] | None = None) -> None:
+    """Raises `BadRequest` where a transition is not legal."""
+    if before not in (COMES_FROM[to] if legal is None else legal):
+        raise BadRequest(f"A ticket that is {before} cannot become {to}")
 
 
 def _times(ticket: Mapping[str, Any], to: str, now: str) -> dict[str, str | None]:
@@ -104,6 +110,11 @@ async def find(storage: Storage, ticket_id: str) -> Record:
     if record is None:
         raise NotFound("Ticket not found")
     return record
+
+
+def steering(app: web.Application, ticket_id: str) -> AbstractAsyncContextManager[None]:
+    """Within it nobody else starts, reviews, moves, writes or deletes a ticket: what takes more than one commit."""
+    return app[STORAGE].locks.hold([f"sessions_steering/{ticket_id.lower()}"])
 
 
 def lock(ticket_id: str) -> str:

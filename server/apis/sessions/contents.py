@@ -1,0 +1,140 @@
+"""What is in a ticket's file."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from aiohttp import hdrs
+
+from ....storage.times import format_time
+from ...errors import ApiError, NotFound
+from ...keys import CLOCK, STORAGE
+from ...request import Answer
+from . import states
+from .api import api, caller
+from .documents import show_ticket
+from .headings import plain, title_in, with_title
+from .projects import project
+from .syncing import FOLDERS
+from .ticket_files import MAX_CONTENT, Content, Folder, Missing, read, write
+from .tickets import ticket, titled
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from ...request import ApiRequest
+
+T = TypeVar("T")
+
+
+@api.get(
+    "/api/tickets/{id}",
+    params="sessions#/$defs/Id",
+    returns={200: "sessions#/$defs/TicketDetails"},
+    auth=caller,
+)
+async def show_one(request: ApiRequest) -> dict[str, Any]:
+    """A ticket with what is in its file."""
+    found, content = await with_content(request.app, request.path["id"])
+    return {**show_ticket(found), "project_id": found["project_id"], **_shown(content)}
+
+
+@api.get(
+    "/api/tickets/{id}/content",
+    params="sessions#/$defs/Id",
+    returns={200: "sessions#/$defs/TicketContent"},
+    auth=caller,
+)
+async def show_content(request: ApiRequest) -> Answer:
+    """What is in a ticket's file, with its ETag."""
+    return _answer(*await with_content(request.app, request.path["id"]))
+
+
+@api.put(
+    "/api/tickets/{id}/content",
+    params="sessions#/$defs/Id",
+    body="sessions#/$defs/NewContent",
+    returns={200: "sessions#/$defs/TicketContent"},
+    auth=caller,
+)
+async def put_content(request: ApiRequest) -> Answer:
+    """Replaces what is in a ticket's file; with ``If-Match``, only what is known of it."""
+    data: bytes = request.document["content"].encode()
+    match = request.raw.headers.get(hdrs.IF_MATCH)
+
+    def change(present: Content) -> bytes:
+        if match is not None and match.strip() != "*" and present.etag not in map(str.strip, match.split(",")):
+            raise ApiError("The ticket's file has changed", status=412, headers={hdrs.ETAG: present.etag})
+        return data
+
+    return _answer(*await _rewrite(request.app, request.path["id"], change))
+
+
+@api.patch(
+    "/api/tickets/{id}/title",
+    params="sessions#/$defs/Id",
+    body="sessions#/$defs/NewTitle",
+    returns={200: "sessions#/$defs/Ticket"},
+    auth=caller,
+)
+async def change_title(request: ApiRequest) -> dict[str, Any]:
+    """Writes a ticket's title into its file, as its heading."""
+    title = titled(request.document)
+    found, _ = await _rewrite(request.app, request.path["id"], lambda present: with_title(present.data, title))
+    return show_ticket(found)
+
+
+async def with_content(app: web.Application, id: str) -> tuple[dict[str, Any], Content]:
+    """A ticket and what is in its file. Raises `NotFound`, and `ApiError` 409 or 503 where it cannot be read."""
+    return await _at_file(app, id, read)
+
+
+async def _rewrite(app: web.Application, id: str, change: Callable[[Content], bytes]) -> tuple[dict[str, Any], Content]:
+    """Makes something else of a ticket's file; the ticket with the title that this has, and the new content."""
+
+    def bounded(present: Content) -> bytes:
+        data = change(present)
+        if present.cut or len(data) > MAX_CONTENT:
+            raise ApiError(f"A ticket's file of more than {MAX_CONTENT:,} bytes is not written", status=413)
+        return data
+
+    async with states.steering(app, id):
+        found, (content, stamp) = await _at_file(app, id, lambda folder, path: write(folder, path, bounded))
+        changes = {
+            "title": title_in(content.data) or plain(PurePosixPath(found["file_path"]).stem),
+            "stamp": stamp,
+            "updated_at": format_time(app[CLOCK].now()),
+        }
+        return await states.change(app[STORAGE], found["id"], changes), content
+
+
+async def _at_file(app: web.Application, id: str, work: Callable[[Folder, str], T]) -> tuple[dict[str, Any], T]:
+    """Has a thread work at a ticket's file; where it is not where it was, the folder is read first."""
+    found = await ticket(app, id)
+    owner = await project(app, found["project_id"])
+    folder = Folder(owner["repo_path"], owner["tickets_path"])
+    try:
+        return found, await asyncio.to_thread(_work, folder, found["file_path"], work)
+    except Missing:
+        await app[FOLDERS].read(owner)
+    found = await ticket(app, id)
+    try:
+        return found, await asyncio.to_thread(_work, folder, found["file_path"], work)
+    except Missing:
+        raise NotFound("The ticket's file is not there") from None
+
+
+def _work(folder: Folder, file_path: str, work: Callable[[Folder, str], T]) -> T:
+    return work(folder, folder.below(file_path))
+
+
+def _shown(content: Content) -> dict[str, Any]:
+    return {"content": content.text, **({"truncated": True} if content.cut else {})}
+
+
+def _answer(found: dict[str, Any], content: Content) -> Answer:
+    shown = {"ticket_id": found["id"], "file_path": found["file_path"], **_shown(content)}
+    return Answer(shown, headers={hdrs.ETAG: content.etag})

@@ -1,0 +1,233 @@
+"""Projects: repositories on this machine in which sessions run."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Final
+
+from uuid_utils import uuid7
+
+from ....storage import ABSENT, Conflict, Delete, DeleteWhere, Filter, Put, Query, Record, Storage, retry, walk
+from ....storage.records import is_text
+from ....storage.times import format_time
+from ...errors import ApiError, InvalidBody, NotFound, Problem
+from ...keys import STORAGE
+from ...request import Answer
+from . import records
+from .api import api, caller
+from .documents import PROJECTS, STATES, TICKETS, TRANSITIONS, show_project, tickets_of
+from .paging import listed
+from .syncing import FOLDERS
+from .ticket_files import contained
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from ...request import ApiRequest
+
+_DEFAULTS: Final = {
+    "tickets_path": "docs/jira-tickets/",
+    "handoff_path": "docs/ai-context/handoff.md",
+    "tmux_window": None,
+}
+_CAMEL_CASE: Final = {
+    "repo_path": "repoPath",
+    "tickets_path": "ticketsPath",
+    "handoff_path": "handoffPath",
+    "tmux_session": "tmuxSession",
+    "tmux_window": "tmuxWindow",
+}
+_TAKEN_BY_TMUX: Final = ".:#\\"
+"""Separates in targets, begins formats, escapes: tmux writes it otherwise in a name, or runs what follows."""
+_MOST_PARENTS = 256
+
+
+@api.get(
+    "/api/projects",
+    query="sessions#/$defs/PageQuery",
+    returns={200: "sessions#/$defs/Projects"},
+    auth=caller,
+)
+async def list_projects(request: ApiRequest) -> Answer:
+    """All projects, newest first."""
+    return await listed(request, Query(PROJECTS, sort=("-id",)), show_project)
+
+
+@api.post(
+    "/api/projects",
+    body="sessions#/$defs/NewProject",
+    returns={201: "sessions#/$defs/Project"},
+    auth=caller,
+)
+async def create_project(request: ApiRequest) -> Answer:
+    """Registers a repository."""
+    now = format_time(request.now)
+    times = {"created_at": now, "updated_at": now}
+    document = await _checked({**_DEFAULTS, **_members(request.document)}) | times
+    id = str(uuid7())
+    await _commit(request.storage, Put(PROJECTS, id, document, ABSENT))
+    return Answer(show_project({"id": id, **document}), 201)
+
+
+@api.get(
+    "/api/projects/{id}",
+    params="sessions#/$defs/Id",
+    returns={200: "sessions#/$defs/ProjectDetails"},
+    auth=caller,
+)
+async def show(request: ApiRequest) -> dict[str, Any]:
+    """A project, how many tickets of each state it has, and the newest of its sessions that has not ended."""
+    found = await project(request.app, request.path["id"])
+    await request.app[FOLDERS].read(found)
+    counts = [await request.storage.count(tickets_of(found["id"], Filter("state", "==", state))) for state in STATES]
+    running = (await _active(request.storage, found["id"]))[:1]
+    return {
+        **show_project(found),
+        "ticket_counts": dict(zip(STATES, counts, strict=True)),
+        "active_session": next(iter(await records.show(request.storage, running)), None),
+    }
+
+
+@api.patch(
+    "/api/projects/{id}",
+    params="sessions#/$defs/Id",
+    body="sessions#/$defs/ProjectChanges",
+    returns={200: "sessions#/$defs/Project"},
+    auth=caller,
+)
+async def change_project(request: ApiRequest) -> dict[str, Any]:
+    """Changes what is given. Sessions that run stay where they are."""
+    changes = _members(request.document)
+    now = format_time(request.now)
+
+    async def attempt() -> dict[str, Any]:
+        record = await _find(request.storage, request.path["id"])
+        document = await _checked({**record.decode(), **changes}) | {"updated_at": now}
+        await _commit(request.storage, Put(PROJECTS, record.id, document, record.version))
+        return {"id": record.id, **document}
+
+    return show_project(await retry(request.storage, [_lock(request.path["id"])], attempt))
+
+
+@api.delete("/api/projects/{id}", params="sessions#/$defs/Id", returns={204: None}, auth=caller)
+async def delete_project(request: ApiRequest) -> Answer:
+    """Removes a project with its tickets and their history, in one commit; their files stay."""
+    id = request.path["id"].lower()
+
+    async def attempt() -> None:
+        record = await _find(request.storage, id)
+        if await _active(request.storage, id):
+            raise ApiError("The project has sessions that have not ended", status=409)
+        await request.storage.commit(
+            [
+                Delete(PROJECTS, id, record.version),
+                *(DeleteWhere(Query(kept, (Filter("project_id", "==", id),))) for kept in (TICKETS, TRANSITIONS)),
+            ]
+        )
+
+    async with request.app[FOLDERS].hold(id):
+        await retry(request.storage, [_lock(id)], attempt)
+        request.app[FOLDERS].forget(id)
+    return Answer(status=204)
+
+
+async def project(app: web.Application, id: str) -> dict[str, Any]:
+    """A project, with its ``id``. Raises `NotFound`."""
+    record = await _find(app[STORAGE], id)
+    return {"id": record.id, **record.decode()}
+
+
+async def all_projects(app: web.Application) -> list[dict[str, Any]]:
+    """Every project, newest first."""
+    return [{"id": r.id, **r.decode()} async for r in walk(app[STORAGE], Query(PROJECTS, sort=("-id",)))]
+
+
+async def holding(app: web.Application, folder: str) -> list[dict[str, Any]]:
+    """The projects whose repository is a folder or holds it, the deepest first; none for a path that is not absolute.
+
+    Links are followed, as the system does for whoever works there.
+    """
+    if not os.path.isabs(folder) or "\0" in folder:  # noqa: PTH117  # a str
+        return []
+    path = PurePath(await asyncio.to_thread(os.path.realpath, folder))
+    paths = [text for text in map(str, (path, *path.parents)) if is_text(text)][-_MOST_PARENTS:]
+    query = Query(PROJECTS, (Filter("repo_path", "in", tuple(paths)),))
+    found = [{"id": r.id, **r.decode()} async for r in walk(app[STORAGE], query)]
+    return sorted(found, key=lambda project: len(project["repo_path"]), reverse=True)
+
+
+async def _active(storage: Storage, id: str) -> list[dict[str, Any]]:
+    return await records.active(storage, Filter("project_id", "==", id))
+
+
+def _members(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What was sent of a project, by the names that are kept; of both spellings camelCase counts."""
+    names = {"name": "name", **{snake: snake for snake in _CAMEL_CASE}, **{c: s for s, c in _CAMEL_CASE.items()}}
+    return {kept: document[sent] for sent, kept in names.items() if sent in document}
+
+
+async def _checked(document: dict[str, Any]) -> dict[str, Any]:
+    """The document of a project, if it may be one, its repository by its real path. Raises `InvalidBody`."""
+    problems = [
+        Problem((_CAMEL_CASE[name],), problem)
+        for name in ("tmux_session", "tmux_window")
+        if document[name] is not None and (problem := _wrong_in_tmux(document[name]))
+    ]
+    repo, left = await asyncio.to_thread(_look_at, document)
+    if repo is None:
+        problems.append(Problem(("repoPath",), "must be the absolute path of an existing directory"))
+    problems += [Problem((_CAMEL_CASE[name],), "must be a relative path that stays in repoPath") for name in left]
+    if problems:
+        raise InvalidBody(problems=problems)
+    return {**document, "repo_path": repo}
+
+
+def _wrong_in_tmux(name: str) -> str | None:
+    if not (name[0].isalnum() or name[0] == "_"):
+        return "must begin with a letter, a digit or _"
+    if any(character in _TAKEN_BY_TMUX for character in name) or not name.isprintable():
+        return f"must not contain any of {' '.join(_TAKEN_BY_TMUX)} or what cannot be printed"
+    return None
+
+
+def _look_at(document: Mapping[str, Any]) -> tuple[str | None, list[str]]:
+    """The real path of the repository, None if it is not there, and which relative paths leave it."""
+    try:
+        repo = os.path.realpath(document["repo_path"], strict=True)
+        there = os.path.isabs(document["repo_path"]) and os.path.isdir(repo) and is_text(repo)  # noqa: PTH112, PTH117
+    except OSError:
+        there = False
+    if not there:
+        return None, []
+    left = [name for name in ("tickets_path", "handoff_path") if _leaves(repo, document[name])]
+    return repo, left
+
+
+def _leaves(repo: str, path: str) -> bool:
+    return PurePath(path).is_absolute() or ".." in PurePath(path).parts or contained(repo, path) is None
+
+
+async def _commit(storage: Storage, write: Put) -> None:
+    try:
+        await storage.commit([write])
+    except Conflict as conflict:
+        if conflict.reason == "unique":
+            raise ApiError("A project with this repoPath is registered already", status=409) from conflict
+        raise
+
+
+async def _find(storage: Storage, id: str) -> Record:
+    record = (await storage.get(PROJECTS, [id.lower()])).get(id.lower())
+    if record is None:
+        raise NotFound("Project not found")
+    return record
+
+
+def _lock(id: str) -> str:
+    return f"{PROJECTS.name}/{id.lower()}"
+
+
+api.collections += (PROJECTS,)

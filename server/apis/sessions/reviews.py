@@ -1,0 +1,138 @@
+"""Starting work on a ticket, and saying whether it is good.
+
+Each step leaves a state to go on from, should the server be killed after it: a ticket that is in progress without a
+session can be started again, one in review can be approved again, and feedback is kept until a session has it.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ApiError, BadRequest, InvalidBody, Problem, ServiceUnavailable
+from ...keys import STORAGE
+from . import records, states
+from .api import api, caller
+from .contents import with_content
+from .documents import show_ticket
+from .projects import project
+from .runner import MAX_PROMPT_BYTES, RUNNER
+from .tickets import ticket
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ...request import ApiRequest
+
+log = logging.getLogger(__name__)
+
+_MAY_START = ("backlog", "in_progress")
+
+
+@api.post(
+    "/api/tickets/{id}/start",
+    params="sessions#/$defs/Id",
+    returns={200: "sessions#/$defs/Started"},
+    auth=caller,
+)
+async def start(request: ApiRequest) -> dict[str, Any]:
+    """Begins a session on a ticket, which is in progress then."""
+    app, id = request.app, request.path["id"].lower()
+    runner = app[RUNNER]
+    async with states.steering(app, id):
+        found, content = await with_content(app, id)
+        if found["state"] not in _MAY_START:
+            raise BadRequest(f"A ticket that is {found['state']} cannot become in_progress by a start")
+        if await runner.running(id):
+            raise ApiError("A session is running on this ticket", status=409)
+        if not await runner.tmux_available():
+            raise ServiceUnavailable("tmux is not available")
+        owner = await project(app, found["project_id"])
+        # First the state: the session may end, and the ticket go to review, before anything else is done here.
+        began = found["state"] == "backlog"
+        if began:
+            await states.move(app, id, "in_progress", trigger="manual", reason="user_started")
+            found = await ticket(app, id)
+        try:
+            session = await runner.start(owner, ticket=found, prompt=_prompt(found, content.text))
+        except ApiError:
+            if began:
+                await states.move(app, id, "backlog", trigger="auto", reason="session_failed", legal=("in_progress",))
+            raise
+        if found["feedback"]:
+            await states.change(app[STORAGE], id, {"feedback": []})
+    (shown,) = await records.show(app[STORAGE], [session])
+    return {"ticket": show_ticket(found), "session": shown}
+
+
+def _prompt(found: Mapping[str, Any], content: str) -> str:
+    """What a session on a ticket is told: what is in its file and, above that, the feedback of rejections that no
+    session has been told, oldest first.
+
+        The work on this ticket was rejected:
+
+        <feedback>
+
+        # The ticket's heading
+        …
+
+    A program takes 128 KiB: what is beyond is left to the file, whose path then stands at the end.
+    """
+    head = "".join(["The work on this ticket was rejected:\n\n", *(f"{text}\n\n" for text in found["feedback"])])
+    prompt = (head if found["feedback"] else "") + content
+    prompt = prompt.replace("\0", "\N{REPLACEMENT CHARACTER}")
+    whole = prompt.encode()
+    if len(whole) <= MAX_PROMPT_BYTES:
+        return prompt
+    more = f"\n\n… the rest is in {found['file_path']}"
+    return whole[: MAX_PROMPT_BYTES - len(more.encode())].decode(errors="ignore") + more
+
+
+@api.post(
+    "/api/tickets/{id}/approve",
+    params="sessions#/$defs/Id",
+    returns={200: "sessions#/$defs/Reviewed"},
+    auth=caller,
+)
+async def approve(request: ApiRequest) -> dict[str, Any]:
+    """Ends the session on a ticket in review, if one runs: the ticket is done."""
+    app, id = request.app, request.path["id"].lower()
+    async with states.steering(app, id):
+        states.check((await ticket(app, id))["state"], "done")
+        if session := await app[RUNNER].running(id):
+            await app[RUNNER].finish(session["id"])
+        return _reviewed(await states.move(app, id, "done", trigger="manual", reason="user_approved"))
+
+
+@api.post(
+    "/api/tickets/{id}/reject",
+    params="sessions#/$defs/Id",
+    body="sessions#/$defs/Rejection",
+    returns={200: "sessions#/$defs/Reviewed"},
+    auth=caller,
+)
+async def reject(request: ApiRequest) -> dict[str, Any]:
+    """Takes a ticket in review back to work. The feedback is typed into the session that runs on it; where there is
+    none, or it cannot be reached, the next one is told."""
+    app, id = request.app, request.path["id"].lower()
+    feedback: str = request.document["feedback"].strip()
+    if not feedback:
+        raise InvalidBody(problems=[Problem(("feedback",), "must not be blank")])
+    async with states.steering(app, id):
+        kept = (await ticket(app, id))["feedback"]
+        transition = await states.move(
+            app, id, "in_progress", trigger="manual", reason="user_rejected", feedback=feedback, legal=("review",)
+        )
+        if session := await app[RUNNER].running(id):
+            try:
+                await app[RUNNER].type(session["id"], feedback)
+            except ApiError as error:
+                log.warning("feedback is kept for the next session on ticket %s: %s", id, error.message)
+            else:
+                await states.change(app[STORAGE], id, {"feedback": kept})
+    return _reviewed(transition)
+
+
+def _reviewed(transition: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {name: transition[name] for name in ("ticket_id", "from_state", "to_state", "trigger", "reason")}
+    return {**shown, "timestamp": transition["created_at"]}

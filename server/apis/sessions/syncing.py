@@ -1,0 +1,225 @@
+"""The tickets in the store follow the files on disk.
+
+A ticket is the same as long as its external id is: a file that was renamed or moved keeps its ticket. The file alone
+decides on title and path, the store alone on state and history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from aiohttp import web
+from uuid_utils import uuid7
+
+from ....storage import ABSENT, Delete, DeleteWhere, Filter, Put, Query, Write, retry, walk
+from ....storage.times import format_time
+from ...keys import CLOCK, STORAGE
+from .documents import ADHOC, TICKETS, TRANSITIONS, tickets_of
+from .runner import RUNNER
+from .scanning import Found, Scan, read_titles, scan
+from .states import lock
+from .ticket_files import Folder, Missing
+
+log = logging.getLogger(__name__)
+
+_CHUNK = 100
+"""Tickets a commit."""
+
+
+class Synced(NamedTuple):
+    """What reading a folder did to its tickets. ``errors``: files and folders that could not be read, links, and files
+    with another's external id."""
+
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+    errors: int = 0
+
+
+class TicketFolders:
+    """Reads the tickets folders of projects, of each one at a time."""
+
+    def __init__(self, app: web.Application) -> None:
+        self._app = app
+        self._known: dict[str, tuple[object, int]] = {}
+        self.folders: dict[str, tuple[str, ...]] = {}
+        """The real paths of the folders that were read last, by project."""
+        self.changed = asyncio.Event()
+        """Set when `folders` has changed."""
+
+    def hold(self, project_id: str) -> AbstractAsyncContextManager[None]:
+        """Within it the folder is not read; for who writes there."""
+        return self._app[STORAGE].locks.hold([f"sessions_folders/{project_id}"])
+
+    def forget(self, project_id: str) -> None:
+        """For a project that is there no longer."""
+        self._known.pop(project_id, None)
+        if self.folders.pop(project_id, None):
+            self.changed.set()
+
+    def reset(self) -> None:
+        """Forgets all projects."""
+        for project_id in [*self._known, *self.folders]:
+            self.forget(project_id)
+
+    async def read(self, project: Mapping[str, Any]) -> Synced:
+        """Reads a project's folder, and makes its tickets what the files say. A folder that is not there has none;
+        where the repository is away, nothing changes."""
+        async with self.hold(project["id"]):
+            return await self.read_held(project)
+
+    async def read_held(self, project: Mapping[str, Any]) -> Synced:
+        """`read` for who holds the folder."""
+        folder = Folder(project["repo_path"], project["tickets_path"])
+        try:
+            return await self._read(project["id"], folder)
+        except (Missing, OSError) as error:
+            self.forget(project["id"])
+            log.warning("the tickets of project %s cannot be read: %s", project["id"], error or "the folder is away")
+            return Synced(errors=1)
+
+    async def _read(self, project_id: str, folder: Folder) -> Synced:
+        found = await asyncio.to_thread(scan, folder)
+        if self.folders.get(project_id) != found.folders:
+            self.folders[project_id] = found.folders
+            self.changed.set()
+        fingerprint = found.fingerprint
+        known, errors = self._known.get(project_id, (None, 0))
+        if fingerprint is not None and known == (folder, fingerprint):
+            return Synced(errors=errors)
+        tickets = {t["external_id"]: t async for t in self._tickets(project_id)}
+        chosen = _chosen(found, tickets, folder)
+        changed = [file for file in chosen.values() if _differs(file, tickets.get(file.external_id), folder)]
+        titles = await asyncio.to_thread(read_titles, folder, [file.path for file in changed]) if changed else {}
+        created, updated = await self._write(project_id, folder, changed, titles, tickets)
+        gone = [ticket for external_id, ticket in tickets.items() if external_id not in chosen]
+        deleted = await self._delete(folder, gone) if gone else 0
+        errors = found.errors + len(found.files) - len(chosen) + len(changed) - len(titles)
+        if fingerprint is not None and deleted == len(gone):
+            self._known[project_id] = (folder, fingerprint), errors
+        return Synced(created, updated, deleted, errors)
+
+    async def _tickets(self, project_id: str) -> Any:
+        async for record in walk(self._app[STORAGE], tickets_of(project_id)):
+            yield {"id": record.id, **record.decode()}
+
+    async def _write(
+        self,
+        project_id: str,
+        folder: Folder,
+        files: Sequence[Found],
+        titles: Mapping[str, str],
+        tickets: Mapping[str, Mapping[str, Any]],
+    ) -> tuple[int, int]:
+        """How many tickets were created and updated."""
+        created = updated = 0
+        readable = sorted((file for file in files if file.path in titles), key=_age)
+        for start in range(0, len(readable), _CHUNK):
+            chunk = readable[start : start + _CHUNK]
+            ids = {file.external_id: _id(tickets.get(file.external_id)) for file in chunk}
+
+            async def attempt(chunk: Sequence[Found] = chunk, ids: Mapping[str, str] = ids) -> tuple[int, int]:
+                storage, now = self._app[STORAGE], format_time(self._app[CLOCK].now())
+                present = await storage.get(TICKETS, list(ids.values()))
+                puts, told = [], 0
+                for file in chunk:
+                    record = present.get(ids[file.external_id])
+                    before = record.decode() if record else _new(project_id, file, now)
+                    after = before | {
+                        "title": titles[file.path],
+                        "file_path": folder.shown(file.path),
+                        "stamp": file.stamp,
+                    }
+                    if record and _seen(after) != _seen(before):
+                        after["updated_at"] = now
+                        told += 1
+                    puts.append(Put(TICKETS, ids[file.external_id], after, record.version if record else ABSENT))
+                await storage.commit(puts)
+                return len(chunk) - len(present), told
+
+            new, told = await retry(self._app[STORAGE], map(lock, ids.values()), attempt)
+            created += new
+            updated += told
+        return created, updated
+
+    async def _delete(self, folder: Folder, gone: Sequence[Mapping[str, Any]]) -> int:
+        """Removes tickets whose files are not there when one looks again, and on which no session runs: who works on a
+        ticket may well take another branch for a moment. Returns how many."""
+        again = await asyncio.to_thread(scan, folder)
+        there = {file.external_id for file in again.files}
+        hidden = [folder.shown(path) for path in again.unread]
+        deleted = 0
+        for start in range(0, len(gone), _CHUNK):
+            writes: list[Write] = []
+            for ticket in gone[start : start + _CHUNK]:
+                path = PurePosixPath(ticket["file_path"])
+                if ticket["external_id"] in there or any(path.is_relative_to(unread) for unread in hidden):
+                    continue
+                if ticket["state"] != "backlog" and await self._app[RUNNER].running(ticket["id"]):
+                    continue
+                writes += removal(ticket["id"])
+                deleted += 1
+            await self._app[STORAGE].commit(writes)
+        return deleted
+
+
+def removal(ticket_id: str) -> tuple[Write, Write]:
+    """The writes that remove a ticket and its history."""
+    history = DeleteWhere(Query(TRANSITIONS, (Filter("ticket_id", "==", ticket_id),)))
+    return Delete(TICKETS, ticket_id), history
+
+
+def _chosen(found: Scan, tickets: Mapping[str, Mapping[str, Any]], folder: Folder) -> dict[str, Found]:
+    """One file for each external id: of several the one that the ticket has, else the first in order of path."""
+    chosen: dict[str, Found] = {}
+    for file in found.files:
+        ticket = tickets.get(file.external_id)
+        if file.external_id not in chosen or (ticket and ticket["file_path"] == folder.shown(file.path)):
+            chosen[file.external_id] = file
+    return chosen
+
+
+def _differs(file: Found, ticket: Mapping[str, Any] | None, folder: Folder) -> bool:
+    if ticket is None or file.stamp.endswith("?"):
+        return True
+    return (file.stamp, folder.shown(file.path)) != (ticket["stamp"], ticket["file_path"])
+
+
+def _seen(ticket: Mapping[str, Any]) -> tuple[str, str, str]:
+    """What of the file has changed, where this has."""
+    return ticket["title"], ticket["file_path"], ticket["stamp"].rstrip("?")
+
+
+def _age(file: Found) -> tuple[str, int]:
+    """Sorts files as their tickets were written: newer numbers are shown first."""
+    return file.prefix, int(file.external_id.rpartition("-")[2])
+
+
+def _id(ticket: Mapping[str, Any] | None) -> str:
+    return str(ticket["id"] if ticket else uuid7())
+
+
+def _new(project_id: str, file: Found, now: str) -> dict[str, Any]:
+    return {
+        "project_id": project_id,
+        "external_id": file.external_id,
+        "prefix": file.prefix,
+        "title": "",
+        "state": "backlog",
+        "file_path": "",
+        "is_adhoc": file.prefix == ADHOC,
+        "started_at": None,
+        "completed_at": None,
+        "created_at": now,
+        "updated_at": now,
+        "stamp": "",
+        "feedback": [],
+    }
+
+
+FOLDERS = web.AppKey("sessions_folders", TicketFolders)
