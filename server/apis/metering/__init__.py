@@ -6,11 +6,19 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from . import refresh, tokens, validating  # noqa: F401  # declare their operations
+from . import checkout, refresh, tokens, transcription, validating, webhooks  # noqa: F401  # declare their operations
 from .api import api
+from .billing import CHECKOUTS, EVENTS, FORGET_OLD_EVENTS, SUBSCRIBERS, billing
 from .documents import PROFILES, RESERVATIONS, TRANSACTIONS
 from .ledger import bookkeeping
 from .licenses import LICENSES, LICENSING, SECRETS, licensing
+from .oauth import authorizing, metadata  # noqa: F401  # declare their operations
+from .oauth import tokens as oauth_tokens  # noqa: F401  # likewise
+from .oauth.access_tokens import ACCESS_TOKENS
+from .oauth.grants import GRANTS
+from .oauth.serving import KEEP_UP, authorization_server
+from .transcription import transcribing
+from .usage import USAGE
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -22,13 +30,21 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(bookkeeping(app))
         await stack.enter_async_context(licensing(app))
+        await stack.enter_async_context(authorization_server(app))
+        await stack.enter_async_context(billing(app))
+        await stack.enter_async_context(transcribing(app))
         yield
 
 
 async def _reset(app: web.Application) -> None:
     app[LICENSING].forget()
+    app[ACCESS_TOKENS].keys.forget()
 
 
-api.collections += (PROFILES, TRANSACTIONS, RESERVATIONS, LICENSES, SECRETS)
+api.collections += (PROFILES, TRANSACTIONS, RESERVATIONS, LICENSES, SECRETS, USAGE)
+api.collections += (EVENTS, CHECKOUTS, SUBSCRIBERS)
+api.collections += (GRANTS,)
+api.jobs.append(KEEP_UP)
+api.jobs.append(FORGET_OLD_EVENTS)
 api.lifespan = _lifespan
 api.reset = _reset
