@@ -11,6 +11,7 @@ from ...keys import CLOCK
 from . import (  # noqa: F401  # declare their operations
     contents,
     devices,
+    hooks,
     notifications,
     projects,
     reviews,
