@@ -9,6 +9,7 @@ import sys
 import uvloop
 from aiohttp import web
 
+PATHS = ("/api/sync", "/api/tokens/consume")
 ANSWER = b'{"status":"success","message":"Data synced successfully for M4x.local"}'
 
 
@@ -19,7 +20,8 @@ async def handle(request: web.Request) -> web.Response:
 
 async def main(port: int) -> None:
     app = web.Application()
-    app.router.add_post("/api/sync", handle)
+    for path in PATHS:
+        app.router.add_post(path, handle)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()

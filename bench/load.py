@@ -25,16 +25,18 @@ from typing import NamedTuple
 SERVER_CORE, LOAD_CORE = "0", "1"
 CONNECTIONS = 32
 
-# Each request is of the next of a thousand users, at an instant that it shares with no other of that user.
+# Each request is of the next of some users, at an instant that it shares with no other of that user.
 _LUA = """
 local body, first, now = {body}, {first}, os.time() - 60
 local headers = {["Content-Type"] = "application/json"}
+local authorization = {authorization}
 local sent = 0
 request = function()
   local number = first + sent
   sent = sent + 1
-  local key = string.format("%064x", number % 1000 + 1)
-  local instant = os.date("!%Y-%m-%dT%H:%M:%SZ", now - math.floor(number / 1000))
+  local key = string.format("{key}", number % {users} + 1)
+  local instant = os.date("!%Y-%m-%dT%H:%M:%SZ", now - math.floor(number / {users}))
+  if authorization then headers["Authorization"] = "Bearer " .. key end
   return wrk.format("POST", "{path}", headers, (body:gsub("@KEY@", key):gsub("@INSTANT@", instant)))
 end
 done = function(summary, latency, requests)
@@ -80,12 +82,26 @@ class Figures(NamedTuple):
     cpu_microseconds: float
 
 
-def load(port: int, pid: int, path: str, body: object, seconds: int) -> Figures:
+class Users(NamedTuple):
+    """Whose requests they are. ``key``: of the first, the second and so on, as a format. ``bearers``: whether it comes
+    with each request."""
+
+    count: int = 1000
+    key: str = "%064x"
+    bearers: bool = False
+
+
+USERS = Users()
+
+
+def load(port: int, pid: int, path: str, body: object, seconds: int, users: Users) -> Figures:
     """What `wrk` reaches with keep-alive connections; any error ends the run.
 
-    In the body ``@KEY@`` becomes a key of 64 hexadecimal digits and ``@INSTANT@`` a time.
+    In the body ``@KEY@`` becomes a user's key and ``@INSTANT@`` a time.
     """
     lua = _LUA.replace("{body}", json.dumps(json.dumps(body))).replace("{path}", path)
+    lua = lua.replace("{key}", users.key).replace("{users}", str(users.count))
+    lua = lua.replace("{authorization}", json.dumps(users.bearers))
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as script:
         script.write(lua.replace("{first}", str(next(_numbers))))
         script.flush()
@@ -109,7 +125,13 @@ def _cpu_microseconds(pid: int) -> float:
 
 
 def compare(
-    servers: Mapping[str, Sequence[str]], path: str, body: object, *, rounds: int = 5, seconds: int = 4
+    servers: Mapping[str, Sequence[str]],
+    path: str,
+    body: object,
+    *,
+    rounds: int = 5,
+    seconds: int = 4,
+    users: Users = USERS,
 ) -> dict[str, list[Figures]]:
     """The rounds of each server, which is a command to which its port is added; the first one fills caches."""
     measured: dict[str, list[Figures]] = {}
@@ -118,10 +140,10 @@ def compare(
         for name, command in servers.items():
             port = free_port()
             running_on[name] = port, stack.enter_context(running([*command, str(port)], port))
-            measured[name] = [load(*running_on[name], path, body, 1)]
+            measured[name] = [load(*running_on[name], path, body, 1, users)]
         for _ in range(rounds):
             for name in servers:
-                measured[name].append(load(*running_on[name], path, body, seconds))
+                measured[name].append(load(*running_on[name], path, body, seconds, users))
     return measured
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import click
 
 from . import findings
+from .balances import balances
 from .findings import Finding
 from .fitting import fitting
 from .options import BadConfig, config_option, configuration, help_option, json_option, storage_option
@@ -45,14 +46,16 @@ def _check(config_file: str | None, storage: str | None, repair_totals: bool) ->
         return [*(Finding("fatal", "configuration", problem) for problem in error.problems), *found]
     source = config.file or "defaults, environment and arguments"
     store = findings.store(config)
-    audit = None
+    audits: list[Finding | None] = []
     if store.level == "ok" and "leaderboard" in config.apis.enabled:
-        audit = totals(config, repair=repair_totals)
+        audits.append(totals(config, repair=repair_totals))
+    if store.level == "ok" and "metering" in config.apis.enabled:
+        audits.append(balances(config))
     records = [*fitting(config, store=store.level == "ok")] if "collections" in config.apis.enabled else []
     return [
         Finding("ok", "configuration", source),
         store,
-        *([audit] if audit else []),
+        *[audit for audit in audits if audit],
         *records,
         *findings.exposure(config),
         *findings.https(config),

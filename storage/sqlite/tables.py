@@ -283,15 +283,23 @@ class Present:
         return found
 
     def holders(self, values: Sized[UniqueValue]) -> Mapping[UniqueValue, str]:
+        by_field: defaultdict[tuple[str, int], list[Value]] = defaultdict(list)
+        for name, place, value in values:
+            by_field[name, place].append(value)
         found: dict[UniqueValue, str] = {}
-        for value in values:
-            name, place, operand = value
+        for (name, place), wanted in by_field.items():
             sql = self._sqls[name]
-            row = self._db.execute(
-                f"SELECT id FROM {sql.table} WHERE {quoted(sql.columns[place])} = ?", (operand,)
-            ).fetchone()
-            if row is not None:
-                found[value] = row[0]
+            for start in range(0, len(wanted), _MAX_ROWS):
+                chunk = wanted[start : start + _MAX_ROWS]
+                size = 1 << (len(chunk) - 1).bit_length()  # few texts, so that statements are prepared once
+                numbered = ", ".join([f"({number}, ?)" for number in range(size)])
+                (rows,) = self._db.execute(
+                    f"WITH wanted (number, value) AS (VALUES {numbered})"
+                    f" SELECT json_group_array(json_array(wanted.number, held.id)) FROM wanted"
+                    f" CROSS JOIN {sql.table} AS held ON held.{quoted(sql.columns[place])} = wanted.value",
+                    (*chunk, *[None] * (size - len(chunk))),
+                ).fetchone()
+                found.update({(name, place, chunk[number]): id for number, id in decode(rows.encode())})
         return found
 
     def select(self, query: Query) -> Sequence[str]:

@@ -125,7 +125,7 @@ class Account:
             month=after.month,
             until=until,
         )
-        self._also.append(Put(RESERVATIONS, id, reservation._asdict(), ABSENT))
+        self._also.append(Put(RESERVATIONS, id, reservation._asdict()))
         return reservation
 
     def give_back(self, reservation: Reservation, version: int) -> Transaction:
@@ -180,7 +180,7 @@ class Account:
         balance, number = profile.tokens_balance + amount, profile.entries + 1
         self.profile = profile._replace(tokens_balance=balance, entries=number)
         entry = Transaction(id or str(uuid7()), kind, amount, balance, description, format_time(self._now))
-        self._also.append(Put(TRANSACTIONS, entry_id(profile.user_id, number), entry._asdict(), ABSENT))
+        self._also.append(Put(TRANSACTIONS, entry_id(profile.user_id, number), entry._asdict()))
         return entry
 
 
