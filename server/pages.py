@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 _WEB = Path(__file__).parent / "web"
 
 
-async def page(template: str, status: int = 200, **values: Any) -> Answer:
-    """A template of server/web as an answer."""
+async def page(template: str, status: int = 200, *, form_action: str = "'none'", **values: Any) -> Answer:
+    """A template of server/web as an answer. ``form_action``: where its forms may go, as a Content-Security-Policy says
+    it."""
     html = await asyncio.to_thread(_render, template, values)  # the library takes a while to import
-    return Answer(html.encode(), status, _headers(), "text/html; charset=utf-8")
+    return Answer(html.encode(), status, _headers(form_action), "text/html; charset=utf-8")
 
 
 def _render(template: str, values: dict[str, Any]) -> str:
@@ -34,12 +35,16 @@ def _style() -> str:
 
 
 @cache
-def _headers() -> dict[str, str]:
-    """A Content-Security-Policy (CSP 3) of the one style sheet, which every page carries in itself."""
+def _style_source() -> str:
     digest = base64.b64encode(hashlib.sha256(_style().encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:"
+    return f"'sha256-{digest}'"
+
+
+def _headers(form_action: str) -> dict[str, str]:
+    """With a Content-Security-Policy (CSP 3) of the one style sheet, which every page carries in itself."""
+    policy = f"default-src 'none'; style-src {_style_source()}; img-src data:"
     return {
-        "Content-Security-Policy": f"{policy}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "Content-Security-Policy": f"{policy}; base-uri 'none'; form-action {form_action}; frame-ancestors 'none'",
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
     }

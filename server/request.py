@@ -94,6 +94,13 @@ class ApiRequest:
         return self.app[CLOCK].now()
 
     @property
+    def base_url(self) -> str:
+        """Where the server is, as clients reach it, without a slash at the end: ``public_url`` or, where none is set,
+        what this one asked."""
+        server = self.config.server
+        return (server.public_url or f"{self.raw.scheme}://{self.raw.host}{server.base_path}").rstrip("/")
+
+    @property
     def headers(self) -> dict[str, str]:
         """What every answer to this request carries; for handlers that send a stream of their own."""
         return {

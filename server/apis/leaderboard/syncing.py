@@ -56,7 +56,7 @@ async def sync(request: ApiRequest) -> dict[str, Any]:
         "success": True,
         "message": f"Successfully synced {len(posted)} {'entry' if len(posted) == 1 else 'entries'}",
         "entriesProcessed": len(posted),
-        "leaderboardUrl": _page_of(request, username),
+        "leaderboardUrl": f"{request.base_url}/user/{username}",
     }
 
 
@@ -85,13 +85,6 @@ def _micros(cost: float) -> int:
         return micros  # it has six decimals or less, as nearly all have
     # A double's shortest decimal is what was sent; its binary value would round some halves the wrong way.
     return int((Decimal(repr(cost)) * _MICROS).to_integral_value(ROUND_HALF_EVEN))
-
-
-def _page_of(request: ApiRequest, username: str) -> str:
-    """The URL of a user's page, as the client reaches the server."""
-    server = request.config.server
-    base = server.public_url or f"{request.raw.scheme}://{request.raw.host}{server.base_path}"
-    return f"{base.rstrip('/')}/user/{username}"
 
 
 @api.get("/v1/user/data", returns={200: "leaderboard#/$defs/UserData"}, auth=bearer(), limits=(PER_KEY,))

@@ -12,8 +12,7 @@ from .billing import CHECKOUTS, EVENTS, FORGET_OLD_EVENTS, SUBSCRIBERS, billing
 from .documents import PROFILES, RESERVATIONS, TRANSACTIONS
 from .ledger import bookkeeping
 from .licenses import LICENSES, LICENSING, SECRETS, licensing
-from .oauth import authorizing, metadata  # noqa: F401  # declare their operations
-from .oauth import tokens as oauth_tokens  # noqa: F401  # likewise
+from .oauth import authorizing, exchanging, metadata  # noqa: F401  # declare theirs
 from .oauth.access_tokens import ACCESS_TOKENS
 from .oauth.grants import GRANTS
 from .oauth.serving import KEEP_UP, authorization_server

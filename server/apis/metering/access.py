@@ -8,6 +8,7 @@ from ...auth import bearer_token
 from ...errors import Forbidden, Unauthorized
 from ...ratelimit import per_caller
 from .licenses import LICENSING
+from .oauth.access_tokens import ACCESS_TOKENS
 
 if TYPE_CHECKING:
     from ...request import ApiRequest
@@ -27,23 +28,25 @@ class Licensee(NamedTuple):
 
 
 async def licensee(request: ApiRequest) -> Licensee:
-    """Whoever presents the key of an active license; ``request.caller`` is the `Licensee`."""
+    """Whoever presents the key of an active license, or an access token; ``request.caller`` is the `Licensee`."""
     presented = bearer_token(request)
-    license_ = None if presented is None else await request.app[LICENSING].find(presented)
+    license_ = None if presented is None else await _license_of(request, presented)
     if license_ is None:
         # RFC 6750 3: who presents nothing is told nothing but the scheme.
         challenge = "Bearer" if presented is None else 'Bearer error="invalid_token"'
         raise Unauthorized("Invalid or missing license key", headers={"WWW-Authenticate": challenge})
-    return admitted(request, license_)
-
-
-def admitted(request: ApiRequest, license_: License) -> Licensee:
-    """The request counts for the license from now on. Raises `Forbidden` unless that is active."""
     request.caller_id, request.username = license_.id, license_.user_id
     if not license_.is_active:
         raise Forbidden("Device not active")
     return Licensee(license_.user_id, license_.device_id, license_.license_id)
 
 
+async def _license_of(request: ApiRequest, presented: str) -> License | None:
+    """Whatever it looks like, it is looked up as a key first: what is no token costs the same."""
+    license_ = await request.app[LICENSING].find(presented)
+    return license_ or await request.app[ACCESS_TOKENS].license(presented, request.base_url)
+
+
 async def guesser(request: ApiRequest) -> None:
     """Anybody, unless their address guesses at keys: for operations that take a key in the body."""
+    await request.app[LICENSING].open()  # the key's limit needs its hash

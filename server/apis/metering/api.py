@@ -7,9 +7,12 @@ from typing import Any
 from ...errors import ApiError, RateLimited
 from ...operation import Api
 from ...request import Answer, ApiRequest
+from .oauth.errors import answers_like_oauth, oauth_answer
 
 
 def _envelope(error: ApiError, request: ApiRequest) -> Answer:
+    if answers_like_oauth(request.raw.path):
+        return oauth_answer(error)
     message = error.message
     if isinstance(error, RateLimited):
         message = "Rate limit exceeded"
