@@ -17,6 +17,7 @@ from . import (  # noqa: F401  # declare their operations
     reviews,
     sessions,
     tickets,
+    websocket,
 )
 from .api import api
 from .events import EVENTS, Events

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...auth import presented_key, same_secret
 from ...config import ConfigError
-from ...errors import ApiError, Problem, Unauthorized
+from ...errors import ApiError, Unauthorized
 from ...keys import CONFIG
 from ...operation import Api
 from ...request import Answer, ApiRequest
@@ -37,7 +37,7 @@ def _envelope(error: ApiError, request: ApiRequest) -> Answer:
     kind = error.code or _TYPES.get(error.status) or error.status.phrase.capitalize()
     body: dict[str, Any] = {"error": kind, "message": error.message}
     if error.problems:
-        body["message"] = _sentence(error.problems[0])
+        body["message"] = sentence(error)
         body["details"] = [
             {
                 **_ISSUES.get(problem.keyword, {"code": "custom"}),
@@ -49,8 +49,11 @@ def _envelope(error: ApiError, request: ApiRequest) -> Answer:
     return error.answer(body | error.extra)
 
 
-def _sentence(problem: Problem) -> str:
-    """Most messages go on from the name of the field."""
+def sentence(error: ApiError) -> str:
+    """What is wrong, or the first of it; most messages of problems go on from the name of the field."""
+    if not error.problems:
+        return error.message
+    problem = error.problems[0]
     return problem.message if problem.message[0].isupper() else f"{problem.field} {problem.message}"
 
 
@@ -59,9 +62,12 @@ api = Api("sessions", _envelope)
 
 async def caller(request: ApiRequest) -> None:
     """Who may steer: callers on this machine, save where ``key_on_loopback`` closes that, and whoever has the key."""
-    config = request.config.apis.sessions
-    presented = presented_key(request)
-    if presented is None and request.client.loopback and not config.key_on_loopback:
+    admit(request, presented_key(request))
+
+
+def admit(request: ApiRequest, presented: str | None) -> None:
+    """`caller` with the key that was presented. Raises `Unauthorized`."""
+    if presented is None and request.client.loopback and not request.config.apis.sessions.key_on_loopback:
         return
     _demand(request, presented)
 

@@ -225,7 +225,7 @@ class Boards(RuleBasedStateMachine):
         app = create_app(load_config(environ={}, overrides=overrides), storage=self.storage, clock=self.clock)
         server = await self.stack.enter_async_context(TestServer(app))
         session = await self.stack.enter_async_context(aiohttp.ClientSession())
-        served = Served(str(server.make_url("")).rstrip("/"), session, self.clock, self.storage)
+        served = Served(str(server.make_url("")).rstrip("/"), session, self.clock, self.storage, app)
         self.board = Board(served, self.keys)
         self.ledger = Ledger(self.storage)
 

@@ -1,0 +1,197 @@
+"""Terminals of clients: each is a `tmux attach` in a pseudo-terminal of its own (pty(7))."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import termios
+import tty
+from codecs import getincrementaldecoder
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from ...errors import ApiError, ServiceUnavailable
+from .dialects import Message, enveloped
+from .tmux import environment
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ...live import Stream
+
+log = logging.getLogger(__name__)
+
+MAX_TERMINALS = 16
+"""Of one client."""
+_READ_BYTES = 64 * 1024
+_TAKES_NOTHING_SECONDS = 10.0
+"""How long input may wait for tmux to read it."""
+_EXIT_SECONDS = 2.0
+"""How long a process may take to end once it is told to."""
+
+
+class Terminal:
+    """A process in a pseudo-terminal. Text goes in and comes out as it is, escape sequences and all."""
+
+    def __init__(self, master: int, process: asyncio.subprocess.Process) -> None:
+        self._master = master
+        self._process = process
+        self._exit = asyncio.create_task(process.wait(), name="terminal")
+        self._decode = getincrementaldecoder("utf-8")(errors="replace").decode
+
+    @classmethod
+    async def open(cls, command: Sequence[str], columns: int, rows: int) -> Terminal:
+        """Starts a command. Raises OSError."""
+        master, slave = os.openpty()
+        try:
+            os.set_blocking(master, False)
+            tty.setcbreak(slave)  # what is typed before the program has set its own modes is not echoed
+            termios.tcsetwinsize(slave, (rows, columns))
+            process = await asyncio.create_subprocess_exec(
+                *command, stdin=slave, stdout=slave, stderr=slave, env=_environment(), start_new_session=True
+            )
+        except BaseException:
+            os.close(master)
+            raise
+        finally:
+            os.close(slave)
+        return cls(master, process)
+
+    async def read(self) -> str:
+        """What comes next; empty at the end."""
+        while True:
+            ended = self._exit.done()
+            try:
+                data = os.read(self._master, _READ_BYTES)
+            except BlockingIOError:
+                if not ended:
+                    await self._ready("reader")
+                    continue
+                data = b""
+            except OSError:  # EIO: nobody has the other end open any more
+                data = b""
+            text = self._decode(data, final=not data)
+            if text or not data:
+                return text
+
+    async def write(self, text: str) -> None:
+        """Types; returns when all of it is taken. Raises OSError, or `TimeoutError` where the program reads nothing."""
+        data = memoryview(text.encode())
+        async with asyncio.timeout(_TAKES_NOTHING_SECONDS):
+            while data:
+                try:
+                    data = data[os.write(self._master, data) :]
+                except BlockingIOError:
+                    await self._ready("writer")
+
+    def resize(self, columns: int, rows: int) -> None:
+        termios.tcsetwinsize(self._master, (rows, columns))
+        with suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGWINCH)  # the terminal is not its controlling one
+
+    async def exit_code(self) -> int:
+        """Waits for the end; after a signal it is negative."""
+        return await asyncio.shield(self._exit)
+
+    async def close(self) -> None:
+        """Ends the process, if it has not ended, and lets the terminal go."""
+        os.close(self._master)
+        with suppress(ProcessLookupError):
+            self._process.terminate()
+        done, _ = await asyncio.wait([self._exit], timeout=_EXIT_SECONDS)
+        if not done:
+            self._process.kill()
+            await self._exit
+
+    async def _ready(self, side: str) -> None:
+        """Waits until the terminal can be read or written, or the process has ended."""
+        loop = asyncio.get_running_loop()
+        ready = loop.create_future()
+
+        def wake(*_: object) -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        add, remove = (
+            (loop.add_reader, loop.remove_reader) if side == "reader" else (loop.add_writer, loop.remove_writer)
+        )
+        add(self._master, wake)
+        self._exit.add_done_callback(wake)
+        try:
+            await ready
+        finally:
+            remove(self._master)
+            self._exit.remove_done_callback(wake)
+
+
+class Terminals:
+    """The terminals of one client, one a session."""
+
+    def __init__(self, stream: Stream, tell: Callable[[Message], None]) -> None:
+        self._stream = stream
+        self._tell = tell
+        self._terminals: dict[str, tuple[Terminal, asyncio.Task[None]]] = {}
+
+    async def attach(self, session_id: str, command: Sequence[str], columns: int, rows: int) -> None:
+        """Shows a session; anew, if it is shown already. ``command`` attaches to it."""
+        await self.detach(session_id)
+        if len(self._terminals) >= MAX_TERMINALS:
+            raise ApiError(f"A client may attach to {MAX_TERMINALS} sessions at a time", status=409)
+        try:
+            terminal = await Terminal.open(command, columns, rows)
+        except OSError as error:
+            log.error("no terminal can be opened: %s", error)
+            raise ServiceUnavailable("No terminal can be opened") from None
+        self._tell(enveloped("pty:attached", sessionId=session_id, cols=columns, rows=rows))
+        showing = asyncio.create_task(self._show(session_id, terminal), name="terminal")
+        self._terminals[session_id] = terminal, showing
+
+    async def write(self, session_id: str, text: str) -> None:
+        """Types. Raises `ApiError`."""
+        try:
+            await self._find(session_id).write(text)
+        except TimeoutError:
+            raise ServiceUnavailable("The terminal takes no input") from None
+        except OSError:
+            return  # it has ended, as the client is told
+
+    def resize(self, session_id: str, columns: int, rows: int) -> None:
+        """Raises `ApiError`."""
+        self._find(session_id).resize(columns, rows)
+
+    async def detach(self, session_id: str) -> None:
+        """Shows a session no more; one that is not shown is no error."""
+        if session_id in self._terminals:
+            _, showing = self._terminals.pop(session_id)
+            showing.cancel()
+            await asyncio.wait([showing])
+
+    async def detach_all(self) -> list[str]:
+        """Shows no session any more; those that were."""
+        shown = list(self._terminals)
+        await asyncio.gather(*map(self.detach, shown))
+        return shown
+
+    def _find(self, session_id: str) -> Terminal:
+        if session_id not in self._terminals:
+            raise ApiError("The client is not attached to this session", status=409, code="NOT_SUBSCRIBED")
+        return self._terminals[session_id][0]
+
+    async def _show(self, session_id: str, terminal: Terminal) -> None:
+        try:
+            while text := await terminal.read():
+                self._tell(enveloped("pty:output", sessionId=session_id, data=text))
+                await self._stream.drained()  # the terminal waits for its reader
+                await asyncio.sleep(0)
+            code = await terminal.exit_code()
+            self._terminals.pop(session_id, None)
+            self._tell(enveloped("pty:exit", sessionId=session_id, exitCode=code))
+        finally:
+            await terminal.close()
+
+
+def _environment() -> dict[str, str]:
+    """That of a terminal as xterm.js and its like are."""
+    return {**environment(os.environ), "TERM": "xterm-256color"}
