@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from . import checkout, refresh, tokens, transcription, validating, webhooks  # noqa: F401  # declare their operations
 from .api import api
-from .billing import CHECKOUTS, EVENTS, FORGET_OLD_EVENTS, SUBSCRIBERS, billing
+from .billing import CHECKOUTS, EVENTS, FORGET_OLD_EVENTS, SUBSCRIBERS, selling
 from .documents import PROFILES, RESERVATIONS, TRANSACTIONS
 from .ledger import bookkeeping
 from .licenses import LICENSES, LICENSING, SECRETS, licensing
@@ -30,7 +30,7 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
         await stack.enter_async_context(bookkeeping(app))
         await stack.enter_async_context(licensing(app))
         await stack.enter_async_context(authorization_server(app))
-        await stack.enter_async_context(billing(app))
+        await stack.enter_async_context(selling(app))
         await stack.enter_async_context(transcribing(app))
         yield
 

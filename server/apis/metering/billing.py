@@ -133,7 +133,7 @@ BILLING = web.AppKey("metering_billing", Billing)
 
 
 @asynccontextmanager
-async def billing(app: web.Application) -> AsyncIterator[None]:
+async def selling(app: web.Application) -> AsyncIterator[None]:
     """The application's `BILLING` and `STRIPE`."""
     app[BILLING] = Billing(app[STORAGE], app[CLOCK], app[LEDGER])
     async with ClientSession() as session:

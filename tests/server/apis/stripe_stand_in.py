@@ -169,8 +169,7 @@ class StandIn:
 
     async def switch(self, subscription: str, tier: str) -> dict[str, Any]:
         """A subscription gets another price; what Stripe tells then."""
-        items = {"items": [{"plan": PRICES[tier]}]}
-        switched = await self._localstripe.subscriptions.update_async(subscription, items)
+        switched = await self._localstripe.subscriptions.update_async(subscription, {"items": [{"plan": PRICES[tier]}]})
         return self.event("customer.subscription.updated", switched.to_dict())
 
     async def cancel(self, subscription: str) -> dict[str, Any]:
@@ -249,7 +248,7 @@ def _unflattened(form: dict[str, Any]) -> dict[str, Any]:
         for step in outer:
             place = place.setdefault(step, {})
         place[last] = value
-    return _with_lists(tree)
+    return {name: _with_lists(value) for name, value in tree.items()}
 
 
 def _with_lists(value: Any) -> Any:

@@ -503,8 +503,15 @@ async def test_two_servers_are_told_of_one_payment(storage: Storage) -> None:
     assert (await ledger.profile("u")).tokens_balance == 250_000 + 4 * 5
 
 
-@pytest.mark.parametrize("back_end", ["file", "sqlite"])
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("back_end", "kills"),
+    [
+        pytest.param("sqlite", 2),
+        pytest.param("file", 1),
+        pytest.param("sqlite", 20, marks=pytest.mark.slow),
+        pytest.param("file", 20, marks=pytest.mark.slow),
+    ],
+)
 async def test_no_payment_is_lost_or_counted_twice_where_the_server_is_killed(
     launch: Launch, tmp_path: Path, back_end: str, kills: int
 ) -> None:
