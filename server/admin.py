@@ -7,13 +7,14 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..storage.documents import encode
 from ..storage.times import format_time
 from .api_keys import API_KEYS, DEFAULT_SCOPES, KEYS, SCOPES, USERS, ApiKeys, Key, NoSuchKey
 from .auth import holders_of, loopback_or
 from .health import add_health, with_health
 from .idempotency import ANSWERS, IDEMPOTENCY, Idempotency
 from .jobs import Job
-from .keys import CLOCK, STORAGE
+from .keys import CLOCK, OPENAPI, STORAGE
 from .operation import Api
 from .request import Answer, ApiRequest
 
@@ -35,7 +36,7 @@ _NO_STORE = {"Cache-Control": "no-store"}
 def system_api(telemetry: Telemetry, apis: Sequence[Api], bcrypt_cost: int | None = None) -> Api:
     """The API of an application that counts in ``telemetry`` and has these others; it makes the application's
     `ApiKeys`, with this cost."""
-    api = Api("system", collections=(KEYS, USERS, ANSWERS))
+    api = Api("system", title="The server itself, and its API keys.", collections=(KEYS, USERS, ANSWERS))
 
     async def with_what_all_use(app: web.Application) -> AsyncIterator[None]:
         keys = app[API_KEYS] = ApiKeys(app[STORAGE], app[CLOCK], bcrypt_cost)
@@ -51,11 +52,18 @@ def system_api(telemetry: Telemetry, apis: Sequence[Api], bcrypt_cost: int | Non
 
     add_health(api)
 
-    @api.get("/metrics", auth=loopback_or(_admin_key))
+    @api.get("/metrics", returns={200: None}, produces=("text/plain",), auth=loopback_or(_admin_key))
     async def metrics(request: ApiRequest) -> Answer:
+        """What the server counts, for Prometheus."""
         from .metrics import exposition  # with its library it takes a while to import
 
         return await exposition(telemetry, apis, request.app)
+
+    @api.get("/openapi.json", returns={200: None})
+    async def description(request: ApiRequest) -> Answer:
+        """What the server serves, as an OpenAPI 3.1 document: this one."""
+        body = await asyncio.to_thread(lambda: encode(request.app[OPENAPI]()))
+        return Answer(body, headers={"Cache-Control": "no-cache"})
 
     @api.get("/admin/keys", returns={200: "admin#/$defs/Keys"}, auth=_ADMIN)
     async def list_keys(request: ApiRequest) -> Answer:
@@ -63,7 +71,9 @@ def system_api(telemetry: Telemetry, apis: Sequence[Api], bcrypt_cost: int | Non
         keys = await request.app[API_KEYS].list()
         return Answer({"keys": [describe(key) for key in keys]}, headers=_NO_STORE)
 
-    @api.post("/admin/keys", body="admin#/$defs/NewKey", returns={201: "admin#/$defs/ShownKey"}, auth=_ADMIN)
+    @api.post(
+        "/admin/keys", body="admin#/$defs/NewKey", returns={201: "admin#/$defs/ShownKey"}, errors=(409,), auth=_ADMIN
+    )
     async def create_key(request: ApiRequest) -> Answer:
         """A further key of a user, who may be new."""
         wanted = request.document
@@ -71,13 +81,13 @@ def system_api(telemetry: Telemetry, apis: Sequence[Api], bcrypt_cost: int | Non
         location = f"{request.config.server.base_path}/admin/keys/{key.id}"
         return Answer(describe(key, text), 201, {"Location": location, **_NO_STORE})
 
-    @api.post("/admin/keys/{id}/rotate", returns={200: "admin#/$defs/ShownKey"}, auth=_ADMIN)
+    @api.post("/admin/keys/{id}/rotate", returns={200: "admin#/$defs/ShownKey"}, errors=(404,), auth=_ADMIN)
     async def rotate_key(request: ApiRequest) -> Answer:
         """The old text stops working as the new one begins to."""
         key, text = await request.app[API_KEYS].rotate(request.path["id"])
         return Answer(describe(key, text), headers=_NO_STORE)
 
-    @api.delete("/admin/keys/{id}", returns={204: None}, auth=_ADMIN)
+    @api.delete("/admin/keys/{id}", returns={204: None}, errors=(404,), auth=_ADMIN)
     async def revoke_key(request: ApiRequest) -> Answer:
         """The key stops working at once."""
         if not await request.app[API_KEYS].revoke(request.path["id"]):

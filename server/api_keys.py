@@ -20,14 +20,14 @@ from aiohttp import web
 
 from ..storage import ABSENT, Collection, Delete, DeleteWhere, Field, Filter, Put, Query, Record, Write, retry, walk
 from ..storage.times import format_time, parse_time
-from .auth import bearer_token
+from .auth import bearer_token, guard
 from .bcrypt_pool import BcryptPool
 from .errors import ApiError, BadRequest, Forbidden, NotFound, Unauthorized
 from .remembered import Remembered
 
 if TYPE_CHECKING:
     from ..storage import Storage
-    from .auth import Auth
+    from .auth import Guard
     from .clock import Clock
     from .request import ApiRequest
 
@@ -252,13 +252,14 @@ API_KEYS = web.AppKey("api_keys", ApiKeys)
 """Set when the application starts."""
 
 
-def bearer(*scopes: str, refusal: str = "API key does not have permission for this") -> Auth:
+def bearer(*scopes: str, refusal: str = "API key does not have permission for this") -> Guard:
     """Who presents an API key, as ``Authorization: Bearer``, that has these scopes; ``request.caller`` is the `Key`.
 
     ``refusal``: what a key that lacks one is told (403).
     """
     _checked_scopes(scopes or SCOPES)
 
+    @guard("bearer")
     async def authenticate(request: ApiRequest) -> Key:
         key = await request.app[API_KEYS].verify(bearer_token(request))
         if key is None:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import cache, partial
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
@@ -24,7 +24,7 @@ from .clock import Clock
 from .endpoint import Core, Endpoint
 from .hosts import Hosts
 from .jobs import run_jobs
-from .keys import CLOCK, CONFIG, STORAGE
+from .keys import CLOCK, CONFIG, OPENAPI, STORAGE
 from .live import LIVE, Live
 from .logs import http_log
 from .operation import Api
@@ -102,8 +102,15 @@ def assemble(
             api.set_up(app)
     apis = [*own, *apis]
     add_routes(apis, core, control.endpoint if control else Endpoint)
+    app[OPENAPI] = lambda: _describe(apis, core)
     app.cleanup_ctx.append(partial(_run, apis=apis, core=core))
     return app
+
+
+def _describe(apis: Sequence[Api], core: Core) -> dict[str, Any]:
+    from .openapi import openapi  # nobody may ask for it
+
+    return openapi(apis, core.schemas, core.config)
 
 
 async def _run(app: web.Application, apis: Sequence[Api], core: Core) -> AsyncIterator[None]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from hmac import compare_digest
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from .errors import Unauthorized
 
@@ -127,21 +128,34 @@ def same_secret(presented: str | None, secret: Secret | None) -> bool:
     return compare_digest(presented.encode("utf-8", "surrogatepass"), secret.reveal().encode())
 
 
-class Auth(Protocol):
-    """Who may call an operation. Called once a request; may set ``username`` and ``caller_id`` on it. A request with a
-    ``caller_id`` counts for the caller's limits, also where it is refused.
+Check = Callable[["ApiRequest"], Awaitable[object]]
+"""Called once a request; answers what the handler finds as ``request.caller``, and may set ``username`` and
+``caller_id`` on it. A request with a ``caller_id`` counts for the caller's limits, also where it is refused.
 
-    Raises `Unauthorized` or `Forbidden`.
-    """
-
-    async def __call__(self, request: ApiRequest) -> object:
-        """What the handler finds as ``request.caller``."""
-        ...
+Raises `Unauthorized` or `Forbidden`."""
+Scheme = Literal["bearer", "api_key"]
+"""Where a key may stand: in ``Authorization: Bearer`` or in ``X-API-Key``."""
 
 
-def holders_of(secret: Callable[[Config], Secret | None]) -> Auth:
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Who may call an operation. ``schemes``: the ways in which callers present their key; with ``optional`` there are
+    callers who need none."""
+
+    check: Check
+    schemes: tuple[Scheme, ...] = ()
+    optional: bool = False
+
+
+def guard(*schemes: Scheme, optional: bool = False) -> Callable[[Check], Guard]:
+    """Makes a check the `Guard` of operations."""
+    return lambda check: Guard(check, schemes, optional)
+
+
+def holders_of(secret: Callable[[Config], Secret | None]) -> Guard:
     """Whoever presents a secret of the configuration; nobody, where it is not set."""
 
+    @guard("bearer", "api_key")
     async def authenticate(request: ApiRequest) -> None:
         if not same_secret(presented_key(request), secret(request.config)):
             raise Unauthorized(headers={"WWW-Authenticate": "Bearer"})
@@ -149,9 +163,10 @@ def holders_of(secret: Callable[[Config], Secret | None]) -> Auth:
     return authenticate
 
 
-def loopback_or(secret: Callable[[Config], Secret | None]) -> Auth:
+def loopback_or(secret: Callable[[Config], Secret | None]) -> Guard:
     """Loopback callers, and whoever presents a secret of the configuration."""
 
+    @guard("bearer", "api_key", optional=True)
     async def authenticate(request: ApiRequest) -> None:
         presented = presented_key(request)
         if presented is None and request.client.loopback:

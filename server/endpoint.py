@@ -116,7 +116,7 @@ class Endpoint:
             if not client.loopback:
                 core.limiter.may_guess(client.network)
             try:
-                request.caller = await operation.auth(request)
+                request.caller = await operation.auth.check(request)
             finally:
                 if request.caller_id:  # who is known counts, whether let in or not
                     self._count(request, self._caller_limits)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
     from ..storage.records import Collection
-    from .auth import Auth
+    from .auth import Guard
     from .config import Config
     from .jobs import Job
     from .ratelimit import Limit
@@ -30,6 +30,8 @@ Metrics = Callable[["web.Application"], Awaitable["list[Metric]"]]
 Reset = Callable[["web.Application"], Awaitable[None]]
 
 JSON = ("application/json",)
+PROBLEM = "problem#/$defs/Problem"
+"""The schema of `problem_details`."""
 
 
 class Declaration(TypedDict, total=False):
@@ -37,11 +39,12 @@ class Declaration(TypedDict, total=False):
 
     Schemas are named like ``device_usage#/$defs/SyncRequest``. ``body``: the document's; ``optional_body``: whether
     none at all is as good as ``{}``. ``query`` and ``params`` (the path's): those of objects whose members are the
-    parameters, read by their types. ``returns``: the answers', by status. ``limits``: none is the configuration's
-    default per client address. ``max_body``: bytes; none is the configuration's. ``content_types``: what a body may be;
-    JSON where there is a ``body``. Without a ``body`` but with these the handler gets the bytes. ``streamed``: it reads
-    them itself, with `stream_body`, and sees to their number. ``when``: under which configurations there is the
-    operation; none is all.
+    parameters, read by their types. ``returns``: the answers', by status; ``produces``: their media types, of which
+    those of JSON have the schema. ``errors``: the statuses of the refusals that are the handler's own; ``error``: their
+    schema, where it is not the API's. ``limits``: none is the configuration's default per client address.
+    ``max_body``: bytes; none is the configuration's. ``content_types``: what a body may be; JSON where there is a
+    ``body``. Without a ``body`` but with these the handler gets the bytes. ``streamed``: it reads them itself, with
+    `stream_body`, and sees to their number. ``when``: under which configurations there is the operation; none is all.
     """
 
     body: str
@@ -49,7 +52,10 @@ class Declaration(TypedDict, total=False):
     query: str
     params: str
     returns: Mapping[int, str | None]
-    auth: Auth
+    produces: tuple[str, ...]
+    errors: tuple[int, ...]
+    error: str
+    auth: Guard
     limits: tuple[Limit, ...]
     max_body: int
     content_types: tuple[str, ...]
@@ -73,7 +79,10 @@ class Operation:
     query: str | None = None
     params: str | None = None
     returns: Mapping[int, str | None] = field(default_factory=dict)
-    auth: Auth | None = None
+    produces: tuple[str, ...] = JSON
+    errors: tuple[int, ...] = ()
+    error: str | None = None
+    auth: Guard | None = None
     limits: tuple[Limit, ...] = ()
     max_body: int | None = None
     content_types: tuple[str, ...] = ()
@@ -90,6 +99,7 @@ class Operation:
 class Api:
     """A set of operations with one envelope, and what they need to run.
 
+    ``title`` and ``error``, the schema of what the envelope makes, are for the server's description of itself.
     ``collections`` are declared to the store before the first request. ``jobs`` run while the server does.
     ``set_up``, if set, is called when an application is made, and may raise `ConfigError`.
     ``lifespan``, if set, is entered when the store is open and left before it closes. ``metrics``, if set, tells what
@@ -98,10 +108,18 @@ class Api:
     """
 
     def __init__(
-        self, name: str, envelope: Envelope = problem_details, *, collections: tuple[Collection, ...] = ()
+        self,
+        name: str,
+        envelope: Envelope = problem_details,
+        *,
+        title: str = "",
+        error: str = PROBLEM,
+        collections: tuple[Collection, ...] = (),
     ) -> None:
         self.name = name
+        self.title = title
         self.envelope = envelope
+        self.error = error
         self.collections = collections
         self.operations: list[Operation] = []
         self.jobs: list[Job] = []

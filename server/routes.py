@@ -55,14 +55,14 @@ def add_routes(apis: Sequence[Api], core: Core, make_endpoint: MakeEndpoint) -> 
         envelope: Envelope,
         websocket: Operation | None = None,
     ) -> None:
-        names = tuple(_PARAMETER.findall(operation.path))
+        names = parameter_names(operation.path)
         endpoint = make_endpoint(operation, names, envelope, core)
         serve: Serve = endpoint.serve
         if websocket is not None:
             serve = _by_upgrade(make_endpoint(websocket, names, envelope, core), endpoint)
         resource.add_route(method, serve, expect_handler=endpoint.expect)
 
-    paths = _by_path(apis, core.config)
+    paths = operations_by_path(apis, core.config)
     for path in sorted(paths, key=_fixed_first):
         websocket = next((operation for operation in paths[path] if operation.websocket), None)
         operations = [operation for operation in paths[path] if not operation.websocket]
@@ -83,8 +83,9 @@ def add_routes(apis: Sequence[Api], core: Core, make_endpoint: MakeEndpoint) -> 
     add(router.add_resource("/{p0:.*}"), "*", _not_found(), by_path)
 
 
-def _by_path(apis: Sequence[Api], config: Config) -> dict[str, list[Operation]]:
-    """The operations of each path. Two APIs may share one and name its parameters differently: the first's names."""
+def operations_by_path(apis: Sequence[Api], config: Config) -> dict[str, list[Operation]]:
+    """The operations that there are, of each path. Two APIs may share one and name its parameters differently: the
+    first's names."""
     shapes: dict[str, str] = {}
     paths: dict[str, list[Operation]] = {}
     for operation in itertools.chain.from_iterable(api.operations for api in apis):
@@ -93,6 +94,11 @@ def _by_path(apis: Sequence[Api], config: Config) -> dict[str, list[Operation]]:
         path = shapes.setdefault(_PARAMETER.sub("{}", operation.path), operation.path)
         paths.setdefault(path, []).append(operation)
     return paths
+
+
+def parameter_names(path: str) -> tuple[str, ...]:
+    """The names of a path's parameters, in order."""
+    return tuple(_PARAMETER.findall(path))
 
 
 def _fixed_first(path: str) -> str:

@@ -14,6 +14,7 @@ from .check import check
 from .copy import copy
 from .keys import keys
 from .licenses import licenses
+from .openapi import openapi
 from .options import help_option
 from .serve import serve
 from .users import users
@@ -83,6 +84,7 @@ cli.add_command(users)
 cli.add_command(copy)
 cli.add_command(backup)
 cli.add_command(restore)
+cli.add_command(openapi)
 
 
 def main() -> NoReturn:

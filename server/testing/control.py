@@ -90,7 +90,7 @@ class Control:
 
 
 def _api(control: Control) -> Api:
-    api = Api("test_mode")
+    api = Api("test_mode", title="Control over a server under test.")
 
     @api.post(f"{PREFIX}reset", returns={204: None})
     async def reset(_: ApiRequest) -> Answer:

@@ -1,5 +1,17 @@
 """The contracts' tests run against the servers of the APIs' own tests."""
 
+from ..declared import as_declared
 from ..server.apis.conftest import back_end, desk, launch, log, open_desk, serve, server, storage, storage_url
 
-__all__ = ["back_end", "desk", "launch", "log", "open_desk", "serve", "server", "storage", "storage_url"]
+__all__ = [
+    "as_declared",
+    "back_end",
+    "desk",
+    "launch",
+    "log",
+    "open_desk",
+    "serve",
+    "server",
+    "storage",
+    "storage_url",
+]

@@ -16,7 +16,7 @@ from aiohttp.test_utils import TestServer
 from yarl import URL
 
 from homeport.server.app import assemble
-from homeport.server.auth import presented_key, same_secret
+from homeport.server.auth import guard, presented_key, same_secret
 from homeport.server.bodies import stream_body
 from homeport.server.clock import MovableClock
 from homeport.server.config import Secret, load_config
@@ -29,6 +29,8 @@ from homeport.server.validation import Schemas
 from homeport.storage import Storage, StorageFull, StorageUnavailable
 from homeport.storage.memory import MemoryStorage
 from homeport.storage.times import parse_time
+
+from ..declared import as_declared as as_declared
 
 NOON = parse_time("2025-06-03T12:00:00Z")
 JSON = {"Content-Type": "application/json"}
@@ -69,6 +71,7 @@ TOY_SCHEMA = {
 SECRET = "correct horse"
 
 
+@guard("bearer", "api_key")
 async def _with_secret(request: ApiRequest) -> str:
     key = presented_key(request)
     if not same_secret(key, Secret(SECRET)):

@@ -5,24 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from ...api_keys import API_KEYS
-from ...auth import presented_key, same_secret
+from ...auth import guard, presented_key, same_secret
 from ...errors import Forbidden, Unauthorized
 from .registry import COLLECTIONS
 
 if TYPE_CHECKING:
-    from ...auth import Auth
+    from ...auth import Guard
     from ...request import ApiRequest
     from .registry import UserCollection
 
 Action = Literal["read", "write"]
 
 
-def may(action: Action) -> Auth:
+def may(action: Action) -> Guard:
     """Whoever may do this to the collection that the path names; ``request.caller`` is the `UserCollection`.
 
     Raises `NotFound` where there is none.
     """
 
+    @guard("bearer", "api_key", optional=True)
     async def authenticate(request: ApiRequest) -> UserCollection:
         # The path's parameters are read after this: the first is the collection.
         collection = request.app[COLLECTIONS].get(next(iter(request.raw.match_info.values())))

@@ -8,4 +8,4 @@ from ...operation import Api
 MARKS = Collection("collection_marks")
 """When the store was at which version: the ids are times, and the version of a mark is the store's then."""
 
-api = Api("collections", collections=(MARKS,))
+api = Api("collections", title="Anybody's documents, checked against JSON Schema files.", collections=(MARKS,))

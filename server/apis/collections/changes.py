@@ -12,9 +12,10 @@ from aiohttp import WSMsgType, hdrs, web
 from ....storage.documents import encode
 from ....storage.errors import Gone
 from ...api_keys import API_KEYS
-from ...auth import same_secret, websocket_key
+from ...auth import guard, same_secret, websocket_key
 from ...errors import ApiError, BadRequest
 from ...live import LIVE, WRONG_KEY, text_frame
+from ...operation import JSON
 from ...request import Answer
 from .access import check_access, may
 from .api import api
@@ -121,6 +122,8 @@ def changes_members(request: ApiRequest, changes: Iterable[Change], page: Page) 
     "/collections/{collection}/changes",
     query="collections#/$defs/ChangesQuery",
     returns={200: "collections#/$defs/Changes"},
+    produces=(*JSON, _EVENTS),
+    errors=(404, 410),
     auth=may("read"),
 )
 async def changes(request: ApiRequest) -> object:
@@ -167,6 +170,7 @@ class Subscribe(msgspec.Struct, tag_field="type", tag="subscribe"):
 _subscribe = msgspec.json.Decoder(Subscribe)
 
 
+@guard("bearer", "api_key", optional=True)
 async def _whoever(request: ApiRequest) -> bool:
     """Lets everybody in, since collections differ; whether no wrong key was presented."""
     key = websocket_key(request)

@@ -34,7 +34,7 @@ MAX_LARGE_BODY = 16 * 2**20
 """Bytes of a batch, or a sync."""
 
 
-@api.get(_COLLECTION, returns={200: "collections#/$defs/Records"}, auth=may("read"))
+@api.get(_COLLECTION, returns={200: "collections#/$defs/Records"}, errors=(400, 404), auth=may("read"))
 async def list_records(request: ApiRequest) -> Answer:
     """Many records: filtered, sorted, a page at a time."""
     listing = read_query(request.caller.storage, request.raw.query.items())
@@ -46,7 +46,13 @@ async def list_records(request: ApiRequest) -> Answer:
     return Answer(body, headers={"Link": f'<{url}>; rel="next"'})
 
 
-@api.post(_COLLECTION, content_types=JSON, returns={201: "collections#/$defs/Record"}, auth=may("write"))
+@api.post(
+    _COLLECTION,
+    content_types=JSON,
+    returns={201: "collections#/$defs/Record"},
+    errors=(404, 409, 422),
+    auth=may("write"),
+)
 async def create(request: ApiRequest) -> Answer:
     """Creates a record, under its own ``id`` if it has one."""
     body, document = parse(request.body)
@@ -70,6 +76,7 @@ async def create(request: ApiRequest) -> Answer:
     f"{_COLLECTION}/batch",
     content_types=JSON,
     returns={200: "collections#/$defs/BatchResults"},
+    errors=(404, 409, 412, 422),
     auth=may("write"),
     max_body=MAX_LARGE_BODY,
 )
@@ -84,7 +91,12 @@ async def batch(request: ApiRequest) -> Answer:
     return await request.app[IDEMPOTENCY].run(request, request.body, act)
 
 
-@api.get(_RECORD, returns={200: "collections#/$defs/Record", 304: None}, auth=may("read"))
+@api.get(
+    _RECORD,
+    returns={200: "collections#/$defs/Record", 304: None},
+    errors=(400, 404, 412),
+    auth=may("read"),
+)
 async def read(request: ApiRequest) -> Answer:
     """One record."""
     record = await _find(request, check_id(request.path["id"]))
@@ -99,6 +111,7 @@ async def read(request: ApiRequest) -> Answer:
     _RECORD,
     content_types=JSON,
     returns={200: "collections#/$defs/Record", 201: "collections#/$defs/Record"},
+    errors=(404, 409, 412),
     auth=may("write"),
 )
 async def put(request: ApiRequest) -> Answer:
@@ -122,7 +135,13 @@ async def put(request: ApiRequest) -> Answer:
     return Answer(shown(record), 201 if created else 200, headers)
 
 
-@api.patch(_RECORD, content_types=_MERGE_PATCH, returns={200: "collections#/$defs/Record"}, auth=may("write"))
+@api.patch(
+    _RECORD,
+    content_types=_MERGE_PATCH,
+    returns={200: "collections#/$defs/Record"},
+    errors=(404, 409, 412),
+    auth=may("write"),
+)
 async def patch(request: ApiRequest) -> Answer:
     """Merges a patch into a record (RFC 7396)."""
     id = check_id(request.path["id"])
@@ -145,7 +164,7 @@ async def patch(request: ApiRequest) -> Answer:
     return Answer(shown(record), headers=etag(record.version))
 
 
-@api.delete(_RECORD, returns={204: None}, auth=may("write"))
+@api.delete(_RECORD, returns={204: None}, errors=(400, 404, 412), auth=may("write"))
 async def delete(request: ApiRequest) -> Answer:
     """Removes a record."""
     id = check_id(request.path["id"])

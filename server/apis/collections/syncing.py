@@ -56,6 +56,7 @@ class Edit(NamedTuple):
     body="collections#/$defs/SyncRequest",
     query="collections#/$defs/StoreQuery",
     returns={200: "collections#/$defs/SyncResponse"},
+    errors=(404, 409, 410, 422),
     auth=may("write"),
     max_body=_MAX_BODY,
 )

@@ -16,7 +16,7 @@ from aiohttp import web
 
 from ....storage.documents import decode, encode
 from ....storage.times import MINUTE, SECOND, format_time, parse_time
-from ...auth import same_secret
+from ...auth import guard, same_secret
 from ...errors import ApiError, NotFound, Unauthorized, as_api_error
 from ...jobs import Job
 from ...keys import CLOCK, CONFIG, STORAGE
@@ -45,9 +45,16 @@ def _envelope(error: ApiError, request: ApiRequest) -> Answer:
     return error.answer(body)
 
 
-api = Api("console_usage", _envelope, collections=(SNAPSHOTS,))
+api = Api(
+    "console_usage",
+    _envelope,
+    title="Snapshots of console limits that a scraper pushes and widgets read.",
+    error="console_usage#/$defs/Error",
+    collections=(SNAPSHOTS,),
+)
 
 
+@guard("api_key", optional=True)
 async def _scraper(request: ApiRequest) -> None:
     """Who has the key or, where none is set on a server that is not exposed, who calls from this machine."""
     key = request.config.apis.console_usage.api_key
@@ -77,7 +84,13 @@ async def sync(request: ApiRequest) -> dict[str, Any]:
     return {"success": True, "message": "Usage data synced", "timestamp": at}
 
 
-@api.get(_PATH, query="console_usage#/$defs/SnapshotQuery", returns={200: "console_usage#/$defs/Reading", 304: None})
+@api.get(
+    _PATH,
+    query="console_usage#/$defs/SnapshotQuery",
+    returns={200: "console_usage#/$defs/Reading", 304: None},
+    errors=(404,),
+    error="console_usage#/$defs/ReadingError",
+)
 async def read(request: ApiRequest) -> Answer:
     """The newest snapshot, or another that is kept, with its gaps filled and its age."""
     kept = await request.app[_HISTORY].kept()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ....storage.times import DAY, format_time, parse_time
+from ...auth import guard
 from ...errors import ApiError, Forbidden, InvalidBody, InvalidParameters, NotFound, Problem
 from ...jobs import Job
 from ...keys import CLOCK, CONFIG, STORAGE
@@ -51,7 +52,13 @@ def _envelope(error: ApiError, request: ApiRequest) -> Answer:
     return error.answer(body)
 
 
-api = Api("device_usage", _envelope, collections=(REPORTS, DEVICES, USERS, IMPORTS))
+api = Api(
+    "device_usage",
+    _envelope,
+    title="Usage totals that clients on many machines push, seen together.",
+    error="device_usage#/$defs/Error",
+    collections=(REPORTS, DEVICES, USERS, IMPORTS),
+)
 
 
 def _rate(config: Config) -> str:
@@ -69,6 +76,7 @@ def _key(request: ApiRequest) -> str:
     return key
 
 
+@guard()
 async def _from_allowed_network(request: ApiRequest) -> None:
     allowed = request.config.apis.device_usage.allow_networks
     if allowed and not _is_in(request.client.address, allowed):
@@ -86,6 +94,7 @@ def _is_in(address: str, networks: tuple[str, ...]) -> bool:
 
 @api.get("/", returns={200: "device_usage#/$defs/Health"})
 async def health(request: ApiRequest) -> dict[str, Any]:
+    """That the server runs, and which version it is."""
     from .... import __version__
 
     return {
@@ -133,6 +142,7 @@ def _kept(posted: Mapping[str, Any]) -> dict[str, Any]:
     "/api/stats/{user_key}",
     params="device_usage#/$defs/UserPath",
     returns={200: "device_usage#/$defs/StatsResponse"},
+    errors=(404,),
     auth=_from_allowed_network,
     limits=_LIMITS,
 )
@@ -186,6 +196,7 @@ async def devices(request: ApiRequest) -> dict[str, Any]:
     "/api/device/{user_key}/{hostname}",
     params="device_usage#/$defs/DevicePath",
     returns={200: "device_usage#/$defs/Removed"},
+    errors=(404,),
     auth=_from_allowed_network,
     limits=_LIMITS,
 )

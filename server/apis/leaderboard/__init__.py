@@ -36,7 +36,13 @@ async def show_leaderboard(request: ApiRequest) -> dict[str, Any]:
     return await leaderboard(request.storage, ranking, query["limit"], query["offset"])
 
 
-@api.get("/v1/user/{username}", returns={200: "leaderboard#/$defs/UserResponse"}, auth=reader, limits=READING)
+@api.get(
+    "/v1/user/{username}",
+    returns={200: "leaderboard#/$defs/UserResponse"},
+    errors=(404,),
+    auth=reader,
+    limits=READING,
+)
 async def show_user(request: ApiRequest) -> dict[str, Any]:
     """A user's sums and newest days."""
     found = await profile(request.storage, request.path["username"])

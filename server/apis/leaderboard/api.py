@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ...api_keys import bearer
+from ...auth import guard
 from ...errors import ApiError, InvalidBody, RateLimited
 from ...operation import Api
 from ...ratelimit import DEFAULT_LIMIT, per_caller
@@ -46,7 +47,13 @@ def _asks_whose_key_it_is(request: ApiRequest) -> bool:
     return request.username is not None and isinstance(document, dict) and not document.get("entries")
 
 
-api = Api("leaderboard", _envelope, collections=(DAYS, TOTALS, USERS))
+api = Api(
+    "leaderboard",
+    _envelope,
+    title="Daily usage that clients upload, and the ranking of their users.",
+    error="leaderboard#/$defs/Error",
+    collections=(DAYS, TOTALS, USERS),
+)
 
 PER_KEY = per_caller("leaderboard", lambda config: config.apis.leaderboard.rate_limit, headers=True)
 READING = (DEFAULT_LIMIT, PER_KEY)
@@ -55,9 +62,10 @@ READING = (DEFAULT_LIMIT, PER_KEY)
 _with_read = bearer("read")
 
 
+@guard("bearer", optional=True)
 async def reader(request: ApiRequest) -> object:
     """Whoever may read the ranking: anybody where it is public, else the keys with the scope ``read``."""
-    return None if is_public(request.config) else await _with_read(request)
+    return None if is_public(request.config) else await _with_read.check(request)
 
 
 def is_public(config: Config) -> bool:

@@ -13,7 +13,14 @@ from .board import Ranking, leaderboard, profile
 from .periods import label, today
 
 
-@api.get("/leaderboard", query="leaderboard#/$defs/LeaderboardQuery", returns={200: None}, auth=reader, limits=READING)
+@api.get(
+    "/leaderboard",
+    query="leaderboard#/$defs/LeaderboardQuery",
+    returns={200: None},
+    produces=("text/html",),
+    auth=reader,
+    limits=READING,
+)
 async def leaderboard_page(request: ApiRequest) -> Answer:
     """A page of a ranking, with links to the others."""
     query = request.query
@@ -34,7 +41,13 @@ def _query(given: dict[str, Any], **changed: object) -> str:
     return urlencode({**given, **changed})
 
 
-@api.get("/user/{username}", returns={200: None, 404: None}, auth=reader, limits=READING)
+@api.get(
+    "/user/{username}",
+    returns={200: None, 404: None},
+    produces=("text/html",),
+    auth=reader,
+    limits=READING,
+)
 async def user_page(request: ApiRequest) -> Answer:
     """A user's sums and newest days."""
     user = await profile(request.storage, request.path["username"])

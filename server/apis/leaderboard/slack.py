@@ -106,6 +106,7 @@ def _is_genuine(verifier: SignatureVerifier, timestamp: str, signature: str, bod
     content_types=("application/x-www-form-urlencoded",),
     max_body=_MAX_BODY,
     returns={200: "leaderboard#/$defs/SlackAnswer"},
+    errors=(401,),
     when=lambda config: config.apis.leaderboard.slack_signing_secret is not None,
 )
 async def slack_command(request: ApiRequest) -> Answer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...auth import bearer_token
+from ...auth import bearer_token, guard
 from ...errors import Forbidden, Unauthorized
 from ...ratelimit import per_caller
 from .licenses import LICENSING
@@ -27,6 +27,7 @@ class Licensee(NamedTuple):
     license_id: str
 
 
+@guard("bearer")
 async def licensee(request: ApiRequest) -> Licensee:
     """Whoever presents the key of an active license, or an access token; ``request.caller`` is the `Licensee`."""
     presented = bearer_token(request)
@@ -47,6 +48,7 @@ async def _license_of(request: ApiRequest, presented: str) -> License | None:
     return license_ or await request.app[ACCESS_TOKENS].license(presented, request.base_url)
 
 
+@guard()
 async def guesser(request: ApiRequest) -> None:
     """Anybody, unless their address guesses at keys: for operations that take a key in the body."""
     await request.app[LICENSING].open()  # the key's limit needs its hash

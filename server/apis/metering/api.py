@@ -23,4 +23,9 @@ def _envelope(error: ApiError, request: ApiRequest) -> Answer:
     return error.answer(body | error.extra)
 
 
-api = Api("metering", _envelope)
+api = Api(
+    "metering",
+    _envelope,
+    title="Prepaid tokens that a desktop app spends with a license key.",
+    error="metering#/$defs/Error",
+)

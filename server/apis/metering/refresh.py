@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....storage import Query, StorageError, walk
 from ....storage.times import MINUTE
-from ...auth import bearer_token, same_secret
+from ...auth import bearer_token, guard, same_secret
 from ...errors import Forbidden, Unauthorized
 from ...jobs import Job, last_due
 from ...keys import CLOCK, CONFIG, STORAGE
@@ -35,6 +35,7 @@ _AGAIN_AFTER = 5 * MINUTE
 """A store that fails is tried again."""
 
 
+@guard("bearer")
 async def cron(request: ApiRequest) -> None:
     """Whoever presents the secret of the configuration; nobody, where it has none."""
     secret = request.config.apis.metering.cron_secret

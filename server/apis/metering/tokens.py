@@ -68,6 +68,7 @@ def percentage_gone(left: int, start: int) -> int:
     "/api/tokens/consume",
     body="metering#/$defs/ConsumeRequest",
     returns={200: "metering#/$defs/ConsumeResponse"},
+    errors=(402, 409, 422),
     auth=licensee,
     limits=(PER_KEY,),
 )

@@ -25,6 +25,7 @@ _PER_KEY = per_document(
     "/api/license/validate",
     body="metering#/$defs/ValidateRequest",
     returns={200: "metering#/$defs/ValidateResponse"},
+    errors=(404,),
     auth=guesser,
     limits=(DEFAULT_LIMIT, _PER_KEY),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ...auth import presented_key, same_secret
+from ...auth import guard, presented_key, same_secret
 from ...config import ConfigError
 from ...errors import ApiError, Unauthorized
 from ...keys import CONFIG
@@ -57,9 +57,15 @@ def sentence(error: ApiError) -> str:
     return problem.message if problem.message[0].isupper() else f"{problem.field} {problem.message}"
 
 
-api = Api("sessions", _envelope)
+api = Api(
+    "sessions",
+    _envelope,
+    title="Coding sessions in tmux, seen and steered from elsewhere.",
+    error="sessions#/$defs/Error",
+)
 
 
+@guard("bearer", "api_key", optional=True)
 async def caller(request: ApiRequest) -> None:
     """Who may steer: callers on this machine, save where ``key_on_loopback`` closes that, and whoever has the key."""
     admit(request, presented_key(request))
@@ -72,10 +78,11 @@ def admit(request: ApiRequest, presented: str | None) -> None:
     _demand(request, presented)
 
 
+@guard("bearer", "api_key", optional=True)
 async def key_holder(request: ApiRequest) -> None:
     """Who may register devices: whoever has the key or, where none is set, whoever may steer."""
     if request.config.apis.sessions.api_key is None:
-        await caller(request)
+        await caller.check(request)
     else:
         _demand(request, presented_key(request))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from ....storage.times import SECOND, format_time
-from ...auth import websocket_key
+from ...auth import guard, websocket_key
 from ...errors import ApiError, ServiceUnavailable, Unauthorized, as_api_error
 from ...keys import CLOCK
 from ...live import LIVE, WRONG_KEY, Turns
@@ -48,6 +48,7 @@ _output = lru_cache(maxsize=8)(dialects.output)
 """Each subscriber's listener gets the same text."""
 
 
+@guard("bearer", "api_key", optional=True)
 async def _whoever(request: ApiRequest) -> bool:
     """Lets everybody in, since pages see only how an open WebSocket is closed; whether the client may stay."""
     try:

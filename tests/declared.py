@@ -1,0 +1,75 @@
+"""Every answer of the suite is one that its operation declares: `as_declared` fails the test of another."""
+
+import json
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import jsonschema_rs
+import pytest
+from aiohttp import web
+
+from homeport.server.endpoint import Endpoint
+from homeport.server.keys import OPENAPI
+from homeport.server.request import Answer, ApiRequest
+from homeport.storage.documents import encode
+
+_operations: WeakKeyDictionary[web.Application, dict[str, Any]] = WeakKeyDictionary()
+"""Of each application, what its OpenAPI document says of every operation, by their ids."""
+_schemas: dict[str, Any] = {}
+
+
+def _described(app: web.Application) -> dict[str, Any]:
+    if app not in _operations:
+        document = app[OPENAPI]()
+        operations = [operation for item in document["paths"].values() for operation in item.values()]
+        _operations[app] = {operation["operationId"]: operation for operation in operations}
+        _schemas.update(document["components"]["schemas"])
+    return _operations[app]
+
+
+@cache
+def _validator(reference: str) -> jsonschema_rs.Draft202012Validator:
+    registry = jsonschema_rs.Registry([("urn:all", {"components": {"schemas": _schemas}})])
+    return jsonschema_rs.Draft202012Validator({"$ref": f"urn:all{reference}"}, registry=registry)
+
+
+def _complaint(operation: dict[str, Any], status: int, media_type: str, body: bytes | None) -> str | None:
+    """What is wrong with an answer."""
+    response = operation["responses"].get(str(status))
+    if response is None:
+        return f"{status} is not declared"
+    content = response.get("content", {})
+    if not body:
+        return None
+    if media_type not in content:
+        return f"{status} with {media_type} is not declared"
+    reference = content[media_type]["schema"].get("$ref")
+    if reference is None or "json" not in media_type:
+        return None
+    errors = [error.message for error in _validator(reference).iter_errors(json.loads(body))]
+    return f"{status}: {errors[0]}" if errors else None
+
+
+@pytest.fixture(autouse=True)
+def as_declared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    respond = Endpoint._respond
+    complaints = []
+
+    def watched(self: Endpoint, request: ApiRequest, answer: Any) -> web.StreamResponse:
+        response = respond(self, request, answer)
+        operation = self._operation
+        ours = type(self) is Endpoint and operation.handler.__module__.startswith("homeport.")
+        if ours and operation.name in _described(request.app) and not isinstance(answer, web.StreamResponse):
+            body, _, _, content_type = answer if isinstance(answer, Answer) else Answer(answer)
+            body = body if body is None or isinstance(body, bytes) else encode(body)
+            media_type = content_type.partition(";")[0]
+            if complaint := _complaint(_described(request.app)[operation.name], response.status, media_type, body):
+                complaints.append(f"{operation.name}: {complaint}")
+        return response
+
+    monkeypatch.setattr(Endpoint, "_respond", watched)
+    yield
+    if complaints:
+        pytest.fail("answers that their operations do not declare, in returns or errors:\n" + "\n".join(complaints))

@@ -1,0 +1,161 @@
+"""The server's description of itself: valid, whole, and true of what the other tests see (`tests/declared.py`)."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+from click.testing import CliRunner, Result
+from openapi_spec_validator import validate
+from pytest_aiohttp import AiohttpClient
+
+from homeport import create_app, load_config
+from homeport.server.cli import cli
+from homeport.server.keys import OPENAPI
+
+METHODS = {"get", "put", "post", "delete", "patch"}
+
+
+def described(**settings: object) -> dict[str, Any]:
+    document: dict[str, Any] = create_app(load_config(environ={}, overrides=settings))[OPENAPI]()
+    return document
+
+
+DOCUMENT = described()
+OPERATIONS = {
+    f"{method.upper()} {path}": operation
+    for path, item in DOCUMENT["paths"].items()
+    for method, operation in item.items()
+}
+
+
+def test_it_is_openapi() -> None:
+    validate(DOCUMENT)
+    assert DOCUMENT["openapi"] == "3.1.0"
+
+
+def test_every_route_is_there() -> None:
+    app = create_app(load_config(environ={}))
+    routes = {
+        f"{route.method} {route.resource.canonical}"
+        for route in app.router.routes()
+        if route.resource is not None and route.method.lower() in METHODS
+    }
+    by_place = {f"{operation.partition(' ')[0]} {_by_place(operation.partition(' ')[2])}" for operation in OPERATIONS}
+    assert routes == by_place
+
+
+def _by_place(path: str) -> str:
+    names = [segment for segment in path.split("/") if segment.startswith("{")]
+    for place, name in enumerate(names):
+        path = path.replace(name, f"{{p{place}}}")
+    return path
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_an_operation_is_described_whole(name: str) -> None:
+    operation = OPERATIONS[name]
+    assert len(operation["summary"]) > 5
+    assert {"421", "429", "500", "503", "507"} <= operation["responses"].keys()
+    assert any(int(status) < 400 for status in operation["responses"])
+    parameters = [parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] == "path"]
+    assert [f"{{{parameter}}}" for parameter in parameters] == [
+        segment for segment in name.split("/") if segment.startswith("{")
+    ]
+    for status, response in operation["responses"].items():
+        json_schemas = [content["schema"] for kind, content in response.get("content", {}).items() if "json" in kind]
+        assert status.startswith("2") or status == "404" or all("$ref" in schema for schema in json_schemas)
+
+
+def test_ids_are_unique() -> None:
+    ids = [operation["operationId"] for operation in OPERATIONS.values()]
+    assert len(ids) == len(set(ids))
+
+
+def test_two_apis_share_a_path() -> None:
+    (item,) = [item for path, item in DOCUMENT["paths"].items() if path.startswith("/api/devices/")]
+    assert {method: operation["tags"] for method, operation in item.items()} == {
+        "get": ["device_usage"],
+        "post": ["sessions"],
+        "delete": ["sessions"],
+    }
+
+
+SCHEMAS = DOCUMENT["components"]["schemas"]
+
+
+@pytest.mark.parametrize("name", [name for name, schema in SCHEMAS.items() if "examples" in schema])
+def test_examples_fit_their_schemas(name: str) -> None:
+    registry = jsonschema_rs.Registry([("urn:all", DOCUMENT)])
+    validator = jsonschema_rs.Draft202012Validator({"$ref": f"urn:all#/components/schemas/{name}"}, registry=registry)
+    for example in SCHEMAS[name]["examples"]:
+        validator.validate(example)
+
+
+def test_nothing_of_ours_alone_is_in_it() -> None:
+    """Formats and references of the schema files."""
+    text = json.dumps(DOCUMENT)
+    assert [word for word in ("homeport:", "$defs", '"instant"', '"plain-text"') if word in text] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "paths"),
+    [
+        pytest.param({"apis.enabled": []}, {"/admin", "/api", "/metrics", "/openapi.json"}, id="no API"),
+        pytest.param(
+            {"apis.enabled": ["collections"]},
+            {"/admin", "/api", "/changes", "/collections", "/metrics", "/openapi.json"},
+            id="one",
+        ),
+    ],
+)
+def test_it_has_what_is_served(settings: dict[str, object], paths: set[str]) -> None:
+    assert {f"/{path.split('/')[1]}" for path in described(**settings)["paths"]} == paths
+
+
+def test_where_the_server_is() -> None:
+    assert DOCUMENT["servers"] == [{"url": "/"}]
+    assert described(**{"server.base_path": "/sync"})["servers"] == [{"url": "/sync"}]
+
+
+async def test_it_is_served(aiohttp_client: AiohttpClient) -> None:
+    client = await aiohttp_client(create_app(load_config(environ={}, overrides={"storage.url": "memory:"})))
+    answer = await client.get("/openapi.json")
+    assert (answer.status, answer.content_type) == (200, "application/json")
+    assert await answer.json() == json.loads(json.dumps(DOCUMENT))
+
+
+# The command
+
+
+def run(*arguments: str, **environ: str) -> Result:
+    return CliRunner().invoke(cli, ["openapi", *arguments], prog_name="homeport", env=environ)
+
+
+def test_the_command_prints_it() -> None:
+    result = run()
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == json.loads(json.dumps(DOCUMENT))
+
+
+def test_the_command_writes_it(tmp_path: Path) -> None:
+    result = run("--out", str(tmp_path / "openapi.json"))
+    assert (result.exit_code, result.output) == (0, "")
+    assert json.loads((tmp_path / "openapi.json").read_text()) == json.loads(json.dumps(DOCUMENT))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "code", "error"),
+    [
+        pytest.param(
+            ("--out", "no/folder.json"), {}, 1, "homeport: cannot write no/folder.json: No such file", id="no folder"
+        ),
+        pytest.param((), {"PORT": "x"}, 2, "PORT: ", id="bad configuration"),
+        pytest.param((), {"HOMEPORT_SERVER__HOST": "0.0.0.0"}, 2, "apis.sessions.api_key: ", id="it would not start"),
+    ],
+)
+def test_the_command_fails(arguments: tuple[str, ...], environ: dict[str, str], code: int, error: str) -> None:
+    result = run(*arguments, **environ)
+    assert (result.exit_code, result.stdout) == (code, "")
+    assert result.stderr.startswith(error)
