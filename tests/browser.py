@@ -99,13 +99,13 @@ class Browser:
 
 
 @asynccontextmanager
-async def chromium(profile: Path) -> AsyncIterator[Browser]:
-    """A browser with an empty profile; skips the test where there is none."""
+async def chromium(profile: Path, *arguments: str) -> AsyncIterator[Browser]:
+    """A browser with an empty profile and further arguments; skips the test where there is none."""
     command = next(filter(None, map(shutil.which, _NAMES)), None)
     if command is None:
         pytest.skip("needs chromium")
     process = await asyncio.create_subprocess_exec(
-        *(command, *_QUIET, f"--user-data-dir={profile}", "about:blank"),
+        *(command, *_QUIET, *arguments, f"--user-data-dir={profile}", "about:blank"),
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -20,7 +20,8 @@ from homeport.server.apis.sessions.records import SESSIONS
 from homeport.server.apis.sessions.transcripts import MOST_BYTES, NotReadable, last_usage
 from homeport.storage import Put
 
-from .conftest import NOW, Answer, Serve, Served, on_memory
+from .apns import KEY_ID, TEAM_ID, TOPIC, Say, p8, push_service
+from .conftest import NOW, Answer, Serve, Served, on_memory, user_key
 from .sessions_kit import OpenDesk
 
 CLAUDE = "eb5b0174-0555-4601-804e-672d68069c89"
@@ -243,9 +244,10 @@ class Hooked:
         return str(path)
 
 
-async def hook(serve: Serve, folder: Path) -> Hooked:
+async def hook(serve: Serve, folder: Path, settings: dict[str, Any] | None = None) -> Hooked:
     server = await serve(
         {
+            **(settings or {}),
             "apis.sessions.transcript_root": str(folder / "transcripts"),
             "apis.sessions.output_folder": str(folder / "output"),
             "apis.sessions.tmux_socket": str(folder / "tmux"),
@@ -533,6 +535,34 @@ async def test_what_is_no_event(hooked: Hooked, body: object, headers: dict[str,
     answer = await hooked.server("POST", "/api/hooks/claude", json=body, headers=headers)
     assert (answer.status, answer.json["error"]) == (400, "Validation error")
     assert answer.json["message"]
+
+
+async def test_a_notification_is_pushed_and_nobody_waits_for_it(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = user_key("phone")
+    async with push_service(tmp_path) as (service, trusted):
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+        apns = {"key": p8()[0], "key_id": KEY_ID, "team_id": TEAM_ID, "topic": TOPIC, "server": service.url}
+        settings = {f"apis.sessions.apns.{name}": value for name, value in apns.items()}
+        hooked = await hook(serve, tmp_path.resolve(), settings)
+        service.will(device, Say(None), Say(None))
+        registered = await hooked.server("POST", "/api/devices/register", json={"token": device})
+        assert registered.status == 200
+        session = await hooked.session(ticket=True)
+        await hooked.told("Notification", session, message="May I?")
+        (pushed,) = await service.until(1)
+        await hooked.told("Stop", session)  # while the first is not answered
+        (notification,) = (await hooked.server.get("/api/notifications")).json["data"][1:]
+        assert pushed.token == device
+        assert pushed.payload == {
+            "aps": {"alert": {"title": "Waiting for input", "body": "May I?"}, "sound": "default"},
+            "notificationId": notification["id"],
+            "type": "waiting_input",
+            "sessionId": session,
+            "ticketId": TICKET,
+        }
+        assert (await service.until(2))[1].payload["type"] == "review_ready"
 
 
 # The documented command, in a window of tmux
