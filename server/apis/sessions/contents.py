@@ -34,6 +34,7 @@ T = TypeVar("T")
     "/api/tickets/{id}",
     params="sessions#/$defs/Id",
     returns={200: "sessions#/$defs/TicketDetails"},
+    errors=(404, 409),
     auth=caller,
 )
 async def show_one(request: ApiRequest) -> dict[str, Any]:
@@ -46,6 +47,7 @@ async def show_one(request: ApiRequest) -> dict[str, Any]:
     "/api/tickets/{id}/content",
     params="sessions#/$defs/Id",
     returns={200: "sessions#/$defs/TicketContent"},
+    errors=(404, 409),
     auth=caller,
 )
 async def show_content(request: ApiRequest) -> Answer:
@@ -58,6 +60,7 @@ async def show_content(request: ApiRequest) -> Answer:
     params="sessions#/$defs/Id",
     body="sessions#/$defs/NewContent",
     returns={200: "sessions#/$defs/TicketContent"},
+    errors=(404, 409, 412),
     auth=caller,
 )
 async def put_content(request: ApiRequest) -> Answer:
@@ -78,6 +81,7 @@ async def put_content(request: ApiRequest) -> Answer:
     params="sessions#/$defs/Id",
     body="sessions#/$defs/NewTitle",
     returns={200: "sessions#/$defs/Ticket"},
+    errors=(404, 409),
     auth=caller,
 )
 async def change_title(request: ApiRequest) -> dict[str, Any]:

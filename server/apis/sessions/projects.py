@@ -60,6 +60,7 @@ async def list_projects(request: ApiRequest) -> Answer:
     "/api/projects",
     body="sessions#/$defs/NewProject",
     returns={201: "sessions#/$defs/Project"},
+    errors=(409,),
     auth=caller,
 )
 async def create_project(request: ApiRequest) -> Answer:
@@ -76,6 +77,7 @@ async def create_project(request: ApiRequest) -> Answer:
     "/api/projects/{id}",
     params="sessions#/$defs/Id",
     returns={200: "sessions#/$defs/ProjectDetails"},
+    errors=(404,),
     auth=caller,
 )
 async def show(request: ApiRequest) -> dict[str, Any]:
@@ -96,6 +98,7 @@ async def show(request: ApiRequest) -> dict[str, Any]:
     params="sessions#/$defs/Id",
     body="sessions#/$defs/ProjectChanges",
     returns={200: "sessions#/$defs/Project"},
+    errors=(404, 409),
     auth=caller,
 )
 async def change_project(request: ApiRequest) -> dict[str, Any]:
@@ -112,7 +115,7 @@ async def change_project(request: ApiRequest) -> dict[str, Any]:
     return show_project(await retry(request.storage, [_lock(request.path["id"])], attempt))
 
 
-@api.delete("/api/projects/{id}", params="sessions#/$defs/Id", returns={204: None}, auth=caller)
+@api.delete("/api/projects/{id}", params="sessions#/$defs/Id", returns={204: None}, errors=(404, 409), auth=caller)
 async def delete_project(request: ApiRequest) -> Answer:
     """Removes a project with its tickets and their history, in one commit; their files stay."""
     id = request.path["id"].lower()

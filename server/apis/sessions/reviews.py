@@ -33,6 +33,7 @@ _MAY_START = ("backlog", "in_progress")
     "/api/tickets/{id}/start",
     params="sessions#/$defs/Id",
     returns={200: "sessions#/$defs/Started"},
+    errors=(404, 409),
     auth=caller,
 )
 async def start(request: ApiRequest) -> dict[str, Any]:
@@ -92,6 +93,7 @@ def _prompt(found: Mapping[str, Any], content: str) -> str:
     "/api/tickets/{id}/approve",
     params="sessions#/$defs/Id",
     returns={200: "sessions#/$defs/Reviewed"},
+    errors=(404,),
     auth=caller,
 )
 async def approve(request: ApiRequest) -> dict[str, Any]:
@@ -109,6 +111,7 @@ async def approve(request: ApiRequest) -> dict[str, Any]:
     params="sessions#/$defs/Id",
     body="sessions#/$defs/Rejection",
     returns={200: "sessions#/$defs/Reviewed"},
+    errors=(404,),
     auth=caller,
 )
 async def reject(request: ApiRequest) -> dict[str, Any]:

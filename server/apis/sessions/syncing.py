@@ -89,8 +89,9 @@ class TicketFolders:
             self.folders[project_id] = found.folders
             self.changed.set()
         fingerprint = found.fingerprint
-        known, errors = self._known.get(project_id, (None, 0))
+        known, errors = self._known.pop(project_id, (None, 0))
         if fingerprint is not None and known == (folder, fingerprint):
+            self._known[project_id] = known, errors
             return Synced(errors=errors)
         tickets = {t["external_id"]: t async for t in self._tickets(project_id)}
         chosen = _chosen(found, tickets, folder)

@@ -45,6 +45,7 @@ async def ticket(app: web.Application, id: str) -> dict[str, Any]:
     params="sessions#/$defs/Id",
     query="sessions#/$defs/TicketsQuery",
     returns={200: "sessions#/$defs/Tickets"},
+    errors=(404,),
     auth=caller,
 )
 async def list_tickets(request: ApiRequest) -> Answer:
@@ -65,6 +66,7 @@ async def list_tickets(request: ApiRequest) -> Answer:
     "/api/projects/{id}/tickets/prefixes",
     params="sessions#/$defs/Id",
     returns={200: "sessions#/$defs/Prefixes"},
+    errors=(404,),
     auth=caller,
 )
 async def list_prefixes(request: ApiRequest) -> dict[str, list[str]]:
@@ -79,6 +81,7 @@ async def list_prefixes(request: ApiRequest) -> dict[str, list[str]]:
     "/api/projects/{id}/sync-tickets",
     params="sessions#/$defs/Id",
     returns={200: "sessions#/$defs/Synced"},
+    errors=(404,),
     auth=caller,
 )
 async def sync_tickets(request: ApiRequest) -> dict[str, Any]:
@@ -92,6 +95,7 @@ async def sync_tickets(request: ApiRequest) -> dict[str, Any]:
     params="sessions#/$defs/Id",
     body="sessions#/$defs/NewTicket",
     returns={201: "sessions#/$defs/Ticket"},
+    errors=(404, 409),
     auth=caller,
 )
 async def create_ticket(request: ApiRequest) -> Answer:
@@ -128,6 +132,7 @@ def _write_new(folder: Folder, slug: str, title: str) -> str:
     params="sessions#/$defs/Id",
     body="sessions#/$defs/StateChange",
     returns={200: "sessions#/$defs/Ticket"},
+    errors=(404,),
     auth=caller,
 )
 async def change_state(request: ApiRequest) -> dict[str, Any]:
@@ -138,7 +143,13 @@ async def change_state(request: ApiRequest) -> dict[str, Any]:
     return show_ticket(await ticket(request.app, id))
 
 
-@api.delete("/api/tickets/{id}", params="sessions#/$defs/Id", returns={200: "sessions#/$defs/Success"}, auth=caller)
+@api.delete(
+    "/api/tickets/{id}",
+    params="sessions#/$defs/Id",
+    returns={200: "sessions#/$defs/Success"},
+    errors=(404, 409),
+    auth=caller,
+)
 async def delete_ticket(request: ApiRequest) -> dict[str, bool]:
     """Removes a ticket that was made here, its history and its file."""
     found = await ticket(request.app, request.path["id"])
@@ -160,6 +171,7 @@ async def delete_ticket(request: ApiRequest) -> dict[str, bool]:
     "/api/tickets/{id}/history",
     params="sessions#/$defs/Id",
     returns={200: "sessions#/$defs/History"},
+    errors=(404,),
     auth=caller,
 )
 async def show_history(request: ApiRequest) -> dict[str, Any]:
