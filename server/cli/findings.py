@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
     from ...storage import Storage
-    from ..config import Config, TlsConfig
+    from ..config import Config, StripeConfig, TlsConfig
 
 _SAFE_SQLITE = (3, 51, 3)
 _RELEASED = datetime(2025, 12, 1, tzinfo=UTC)
@@ -201,9 +201,33 @@ def _sessions(config: Config) -> Finding:
 
 
 def _metering(config: Config) -> Finding:
+    from ..apis.metering.engines import chosen  # which brings all of metering
+
     api = config.apis.metering
-    sales = "off: STRIPE_SECRET_KEY is not set" if api.stripe.secret_key is None else "on"
-    return Finding("ok", "metering", f"on; sale of tokens is {sales}")
+    if api.stripe.secret_key is not None and api.stripe.webhook_secret is None:
+        return Finding(
+            "warning",
+            "metering",
+            "on; tokens are sold, and none credited: STRIPE_WEBHOOK_SECRET is not set",
+            "add the webhook endpoint /api/webhooks/stripe in Stripe's dashboard, and set what signs it",
+        )
+    sales = _sales(api.stripe)
+    engine = chosen(api.transcription)
+    if engine is None:
+        return Finding(
+            "note",
+            "metering",
+            f"on; transcription is off: its engine is not installed; sale of tokens is {sales}",
+            "pip install 'homeport[pocketsphinx]' or, to use a service with OPENAI_API_KEY, 'homeport[transcription]'",
+        )
+    return Finding("ok", "metering", f"on; transcription is {engine}'s; sale of tokens is {sales}")
+
+
+def _sales(stripe: StripeConfig) -> str:
+    if stripe.secret_key is None:
+        return "off: STRIPE_SECRET_KEY is not set"
+    unpriced = [name for name in ("token_price", "pro_price", "enterprise_price") if getattr(stripe, name) is None]
+    return f"on, without {', '.join(unpriced)}" if unpriced else "on"
 
 
 def _collections(config: Config) -> Finding:

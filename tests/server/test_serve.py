@@ -138,7 +138,7 @@ def test_the_log_says_what_is_on_and_where_the_data_lives(start: Start, tmp_path
         "device_usage: on; any user key may begin",
         "leaderboard: on; anybody may read; Slack's /apikey is off: apis.leaderboard.slack_signing_secret is not set",
         "sessions: on; from this machine alone; push notifications are off",
-        "metering: on; sale of tokens is off: STRIPE_SECRET_KEY is not set",
+        "metering: on; transcription is pocketsphinx's; sale of tokens is off: STRIPE_SECRET_KEY is not set",
         "collections: on; there are none",
         f"listening on {server.url}",
         "SIGTERM: stopping",

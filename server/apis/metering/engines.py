@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
+from .audio import InvalidAudio
 from .workers import WorkerDied
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ class Engine(Protocol):
         ...
 
     async def transcribe(self, file: BinaryIO, audio: Audio, model: str, language: str) -> str:
-        """The words of a file, which it reads from the beginning. Raises `TranscriptionFailed`."""
+        """The words of a file, which it reads from the beginning. Raises `TranscriptionFailed`, and `InvalidAudio`
+        where that is the file's fault."""
         ...
 
     async def close(self) -> None: ...
@@ -71,7 +73,7 @@ class Pocketsphinx:
         except WorkerDied as died:
             raise TranscriptionFailed(f"pocketsphinx {died}") from died
         if error := found.get("error"):
-            raise TranscriptionFailed(f"pocketsphinx: {error}")
+            raise InvalidAudio(error)
         text: str = found["text"]
         return text
 

@@ -91,16 +91,17 @@ class Transcriber:
         except TimeoutError as error:
             raise ServiceUnavailable(retry_after=_RETRY_SECONDS) from error
         except InvalidAudio as error:
-            log.info("no audio: %s", error)
             raise BadRequest(INVALID) from error
 
     async def transcribe(self, engine: Engine, file: BinaryIO, audio: Audio, fields: tuple[str, str]) -> str:
-        """Raises `ApiError` 500 where the engine fails, or takes too long."""
+        """Raises `ApiError` 500 where the engine fails or takes too long, and `BadRequest` for what is no audio."""
         try:
             async with asyncio.timeout(self._config.timeout):
                 return await engine.transcribe(file, audio, *fields)
         except TimeoutError:
             log.warning("a transcription took more than %d seconds", self._config.timeout)
+        except InvalidAudio as error:
+            raise BadRequest(INVALID) from error
         except TranscriptionFailed as error:
             log.error("a transcription failed: %s", error)
         raise _failed()

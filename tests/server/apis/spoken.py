@@ -165,6 +165,12 @@ class Service:
             "apis.metering.transcription.api_key": SERVICE_KEY,
         }
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The same, for `homeport serve`."""
+        base_url = self.settings["apis.metering.transcription.base_url"]
+        return {"HOMEPORT_APIS__METERING__TRANSCRIPTION__BASE_URL": base_url, "OPENAI_API_KEY": SERVICE_KEY}
+
     async def _transcribe(self, request: web.Request) -> web.StreamResponse:
         form = await request.post()
         file = form["file"]
