@@ -113,6 +113,7 @@ async def test_at_once(shop: Shop) -> None:
 # Who may call
 
 
+@on_memory
 @pytest.mark.parametrize(
     ("headers", "challenge"),
     [

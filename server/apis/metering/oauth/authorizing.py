@@ -60,6 +60,7 @@ class _Refused(Exception):
     "/oauth2/authorize",
     query="metering#/$defs/AuthorizeQuery",
     returns={200: None, 303: None, 400: None},
+    produces=("text/html",),
 )
 async def authorize(request: ApiRequest) -> Answer:
     """A page that asks for the license key, for an app that wants to spend the tokens of its profile."""
@@ -75,7 +76,8 @@ async def authorize(request: ApiRequest) -> Answer:
     "/oauth2/authorize",
     content_types=FORM,
     max_body=MAX_FORM,
-    returns={303: None, 400: None, 403: None},
+    returns={303: None, 400: None, 422: None},
+    produces=("text/html",),
     auth=guesser,
     limits=(
         DEFAULT_LIMIT,
@@ -152,7 +154,7 @@ async def _show(request: ApiRequest, asked: _Asked, wrong: str | None = None) ->
     fields = ("response_type", "client_id", "redirect_uri", "state", "code_challenge", "code_challenge_method")
     answer = await page(
         "authorize.html",
-        403 if wrong else 200,
+        422 if wrong else 200,
         form_action=f"'self' {_csp_source(asked.redirect_uri)}",
         client=asked.client.name,
         place=urlsplit(asked.redirect_uri).netloc,

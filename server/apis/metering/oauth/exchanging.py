@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .....storage.times import SECOND
-from ....ratelimit import DEFAULT_LIMIT, per_address
+from ....ratelimit import per_address
 from ....request import Answer, ApiRequest
 from ..api import api
 from .access_tokens import ACCESS_TOKENS, LIFE
@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from ....config import OauthClient
 
 
+_ERROR = "metering#/$defs/OAuthError"
+
+
 @api.post(
     "/oauth2/token",
     content_types=FORM,
     max_body=MAX_FORM,
     returns={200: "metering#/$defs/TokenResponse"},
+    errors=(401,),
+    error=_ERROR,
     limits=(per_address("oauth_token", lambda config: "5/minute"),),
 )
 async def issue_token(request: ApiRequest) -> Answer:
@@ -51,7 +56,14 @@ async def issue_token(request: ApiRequest) -> Answer:
     return Answer(answer, headers=NO_STORE)
 
 
-@api.post("/oauth2/revoke", content_types=FORM, max_body=MAX_FORM, returns={200: None}, limits=(DEFAULT_LIMIT,))
+@api.post(
+    "/oauth2/revoke",
+    content_types=FORM,
+    max_body=MAX_FORM,
+    returns={200: None},
+    errors=(401,),
+    error=_ERROR,
+)
 async def revoke_token(request: ApiRequest) -> Answer:
     """Ends the grant of a refresh or access token, and with it all of its tokens. Of none that there is, it says
     nothing."""
