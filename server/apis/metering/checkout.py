@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     "/api/stripe/create-checkout",
     body="metering#/$defs/CheckoutRequest",
     returns={200: "metering#/$defs/CheckoutResponse"},
+    errors=(409, 422),
     auth=licensee,
     limits=(PER_KEY,),
 )

@@ -19,6 +19,7 @@ from homeport.server.apis.metering.documents import entries_of
 from homeport.server.apis.metering.ledger import Ledger
 from homeport.server.apis.metering.licenses import Licenses
 from homeport.server.apis.metering.stripe_events import read_event
+from homeport.server.cli.findings import credentials
 from homeport.server.clock import Clock, MovableClock
 from homeport.server.config import load_config
 from homeport.storage import Collection, Query, Storage, StorageFull, StorageUnavailable, make_storage, walk
@@ -78,6 +79,26 @@ async def tell(shop: Shop, *events: Any) -> None:
     for event in events:
         answer = await deliver(shop.server, event)
         assert (answer.status, answer.json) == (200, RECEIVED)
+
+
+# What the start and `homeport check` say
+
+
+@pytest.mark.parametrize(
+    ("missing", "level", "said"),
+    [
+        pytest.param((), "ok", "sale of tokens is on", id="nothing"),
+        pytest.param(("secret_key",), "ok", "sale of tokens is off: STRIPE_SECRET_KEY is not set", id="the key"),
+        pytest.param(("webhook_secret",), "warning", "STRIPE_WEBHOOK_SECRET is not set", id="the webhooks' secret"),
+        pytest.param(("token_price", "pro_price"), "ok", "is on, without token_price, pro_price", id="prices"),
+    ],
+)
+def test_what_is_missing_is_said(missing: Sequence[str], level: str, said: str) -> None:
+    given = {name: value for name, value in SALES.items() if name.rpartition(".")[2] not in missing}
+    [finding] = [
+        found for found in credentials(load_config(environ={}, overrides=given)) if found.subject == "metering"
+    ]
+    assert (finding.level, finding.message[-len(said) :]) == (level, said)
 
 
 # A purchase
