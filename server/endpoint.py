@@ -129,7 +129,7 @@ class Endpoint:
             request.query = await self._read(self._query, raw.query.items())
         if has_body and operation.content_types and not operation.streamed:
             request.body = await read_body(raw, self._max_body)
-        if self._body is not None:
+        if self._body is not None and not operation.streamed:
             request.document = _parse(request.body or (b"{}" if operation.optional_body else b""))
             if not self._body.is_valid(request.document):
                 raise InvalidBody(problems=await asyncio.to_thread(self._body.problems, request.document))

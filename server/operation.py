@@ -44,7 +44,8 @@ class Declaration(TypedDict, total=False):
     schema, where it is not the API's. ``limits``: none is the configuration's default per client address.
     ``max_body``: bytes; none is the configuration's. ``content_types``: what a body may be; JSON where there is a
     ``body``. Without a ``body`` but with these the handler gets the bytes. ``streamed``: it reads them itself, with
-    `stream_body`, and sees to their number. ``when``: under which configurations there is the operation; none is all.
+    `stream_body`, and sees to how many they are and whether they fit the ``body``. ``when``: under which configurations
+    there is the operation; none is all.
     """
 
     body: str

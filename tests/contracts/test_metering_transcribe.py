@@ -174,7 +174,7 @@ async def test_a_body_too_large_that_says_nothing_of_its_size(speaker: Speaker) 
     ],
 )
 async def test_wrong_fields(speaker: Speaker, service: Service, fields: dict[str, str], error: str) -> None:
-    answer = await speaker.send(tone(1), **fields)
+    answer = await speaker.send(tone(1), None, **fields)
     assert (answer.status, answer.json) == (400, {"success": False, "error": error})
     assert service.asked == []
 

@@ -121,16 +121,21 @@ async def transcribing(app: web.Application) -> AsyncIterator[None]:
 
 @api.post(
     "/api/desktop/transcribe",
+    body="metering#/$defs/TranscribeForm",
     content_types=("multipart/form-data",),
     streamed=True,
     returns={200: "metering#/$defs/TranscribeResponse"},
+    errors=(402, 409, 422),
     auth=licensee,
     limits=(PER_KEY,),
     max_body=MAX_BODY,
 )
 async def transcribe(request: ApiRequest) -> Answer:
-    """The text of an audio file. A client that goes away while it is made has it charged, and again with its
-    Idempotency-Key."""
+    """Turns speech to text, for tokens.
+
+    A client that goes away meanwhile has it charged all the same, and gets it when it asks again with the same
+    ``Idempotency-Key``.
+    """
     transcriber = request.app[TRANSCRIBER]
     engine = transcriber.engine
     if engine is None:

@@ -57,7 +57,7 @@ def converted(wav: bytes, suffix: str) -> bytes:
     """A file in another format."""
     container, codec, rate = FORMATS[suffix]
     resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
-    with av.open(io.BytesIO(wav)) as source:
+    with av.open(io.BytesIO(wav), "r") as source:
         frames = [out for frame in [*source.decode(audio=0), None] for out in resampler.resample(frame)]
     return _encoded([bytes(frame.planes[0])[: frame.samples * 2] for frame in frames], container, codec, rate)
 
