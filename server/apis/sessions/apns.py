@@ -25,6 +25,8 @@ from aioapns.connection import (
 from .push import InvalidKey, Refused, Unreachable
 
 if TYPE_CHECKING:
+    from h2.settings import ChangedSetting, SettingCodes
+
     from ...config import ApnsConfig, Secret
 
 ANSWER_SECONDS = 10.0
@@ -36,7 +38,7 @@ logging.getLogger("aioapns").setLevel(logging.CRITICAL)  # who pushes says what 
 
 
 class Apns:
-    """A client of the push service. Makes up to two connections, when there is something to send."""
+    """A client of the push service. Connects when there is something to send."""
 
     def __init__(self, config: ApnsConfig, key: Secret) -> None:
         """Reads files; takes a while."""
@@ -104,18 +106,37 @@ class _Pool(APNsKeyConnectionPool):
 
 
 class _Protocol(APNsTLSClientProtocol):
-    """A connection. Who is answered with anything but 200 gets `Refused`."""
+    """A connection. Who is answered with anything but 200 gets `Refused`.
+
+    Until it has seen a provider token, Apple takes one notification at a time, and then as many as it says: the
+    library's count of them goes wrong where they become fewer.
+    """
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._retry_after: dict[str, str] = {}
+        self._lost = False
+        self._under_way = 0
+        self._most = 1
+        self._room = asyncio.Event()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether another connection is needed: who finds no room on this one waits."""
+        return self._lost
 
     async def send_notification(self, request: NotificationRequest) -> NotificationResult:
+        while self._under_way >= self._most and not self._lost:
+            self._room.clear()
+            await self._room.wait()
+        if self._lost:
+            raise ConnectionError("the connection was lost")
+        self._under_way += 1
         id = request.notification_id
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 result = await super().send_notification(request)
-        except TimeoutError:
+        except Exception:
             self.close()
             raise
         finally:
@@ -132,17 +153,33 @@ class _Protocol(APNsTLSClientProtocol):
             self._retry_after[id] = headers[b"retry-after"].decode()
         super().on_response_received(headers)
 
+    def on_remote_settings_changed(self, changed_settings: dict[SettingCodes, ChangedSetting]) -> None:
+        super().on_remote_settings_changed(changed_settings)
+        self._most = self.conn.remote_settings.max_concurrent_streams
+        self._room.set()
+
     def on_stream_ended(self, stream_id: int) -> None:
         super().on_stream_ended(stream_id)
+        self._under_way -= 1
+        self._room.set()
         id = self.request_streams.pop(stream_id, "")
         status = self.request_statuses.pop(id, None)
         request = self.requests.get(id)
         if status is not None and request is not None and not request.done():  # refused without a reason
             request.set_result(NotificationResult(id, status))
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._end()
+
     def close(self) -> None:
         """At once: a server that says nothing would not say goodbye either."""
+        self._end()
         if self.inactivity_timer:
             self.inactivity_timer.cancel()
         if isinstance(self.transport, asyncio.Transport):
             self.transport.abort()
+
+    def _end(self) -> None:
+        self._lost = True
+        self._room.set()

@@ -24,15 +24,14 @@ _TOKEN = re.compile(r"[0-9A-Fa-f]{64}")
 
 @api.post(
     "/api/devices/{name}",
+    params="sessions#/$defs/RegisterPath",
     body="sessions#/$defs/Device",
     returns={200: "sessions#/$defs/Success"},
     errors=(404,),
     auth=key_holder,
 )
 async def register_device(request: ApiRequest) -> dict[str, Any]:
-    """From now on the device gets push notifications. The ``name`` is ``register``; it shares its path with others."""
-    if request.path["name"] != "register":
-        raise NotFound
+    """From now on the device gets push notifications. The ``name`` is ``register``: the path is shared with others."""
     storage = request.storage
     token = request.document["token"].lower()
     now = format_time(request.now)

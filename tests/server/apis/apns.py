@@ -18,7 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, RequestReceived, StreamEnded
+from h2.settings import SettingCodes, Settings
 
+_STREAMS = SettingCodes.MAX_CONCURRENT_STREAMS
 KEY_ID, TEAM_ID, TOPIC = "ABC123DEFG", "DEF123GHIJ", "com.example.sessions"
 
 
@@ -67,6 +69,8 @@ class Service:
         self.url = ""
         self.pushed: list[Pushed] = []
         self.connections = 0
+        self.streams = {1: 100, 50: 3}
+        """How many notifications at a time it takes once so many have come; at first one."""
         self._answers: dict[str, list[Say]] = defaultdict(list)
         self._came = asyncio.Event()
 
@@ -93,6 +97,7 @@ class _Connection(asyncio.Protocol):
         self._service = service
         self._open = open_
         self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
+        self._h2.local_settings = Settings(client=False, initial_values={_STREAMS: 1})
         self._requests: dict[int, tuple[dict[str, str], bytearray]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -117,6 +122,8 @@ class _Connection(asyncio.Protocol):
             elif isinstance(event, StreamEnded):
                 headers, body = self._requests.pop(event.stream_id)
                 self._say(event.stream_id, headers, self._service.answer(Pushed(headers, json.loads(body))))
+                if most := self._service.streams.get(len(self._service.pushed)):
+                    self._h2.update_settings({_STREAMS: most})
         self._transport.write(self._h2.data_to_send())
 
     def _say(self, stream: int, request: dict[str, str], say: Say) -> None:
