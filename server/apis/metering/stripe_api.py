@@ -82,8 +82,8 @@ class Stripe:
             if error.code == "resource_missing" and _parameter(error) == "customer":
                 raise UnknownCustomer from error
             raise _failed(error) from error
-        except (ClientError, TimeoutError) as error:  # in the middle of an answer, of which the library sees nothing
-            log.error("Stripe broke off: %r", error)
+        except (ClientError, TimeoutError) as error:  # of an answer that breaks off, which the library leaves to us
+            log.error("no checkout session: Stripe broke off: %r", error)
             raise ApiError from error
         if session.url is None:
             log.error("Stripe made the checkout session %s without a page", session.id)

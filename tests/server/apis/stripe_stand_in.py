@@ -87,7 +87,7 @@ class StandIn:
         self.url = ""
         self.orders: list[tuple[dict[str, Any], Any]] = []
         self.trouble: list[str] = []
-        """What the next requests meet with, one each: a status, ``stall``, ``cut`` or ``garbage``."""
+        """What the next requests meet with, one each: a status, stall, cut, half, garbage, or no page."""
         self.stalled = asyncio.Event()
         self._localstripe = localstripe.v1
         self._sessions: dict[str, dict[str, Any]] = {}
@@ -132,11 +132,18 @@ class StandIn:
         if kind in ("stall", "cut"):
             assert request.transport is not None
             request.transport.abort()
-        if kind == "garbage":
-            return web.Response(body=b"<html>", status=200)
+        if kind == "half":
+            half = web.StreamResponse(headers={"Content-Length": "1000"})
+            await half.prepare(request)
+            await half.write(b"{")
+            assert request.transport is not None
+            request.transport.close()
+            return half
+        if kind == "no page":
+            return web.json_response({"id": "cs_1", "object": "checkout.session", "url": None})
         if kind.isdecimal():
             return _error(int(kind), "api_error", None)
-        return web.Response()
+        return web.Response(body=b"<html>")
 
     # What people do
 
