@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _STATE = re.compile(r"[\x20-\x7e]+")  # RFC 6749 A.5
 _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{43}")  # RFC 7636 4.2, of SHA-256
-_CSP_ORIGIN = re.compile(r"https?://[A-Za-z0-9.-]+(:[0-9]+)?")
+_NAMEABLE = re.compile(r"http://[A-Za-z0-9.-]+(:[0-9]+)?")
 
 
 class _Asked(NamedTuple):
@@ -155,7 +155,7 @@ async def _show(request: ApiRequest, asked: _Asked, wrong: str | None = None) ->
     answer = await page(
         "authorize.html",
         422 if wrong else 200,
-        form_action=f"'self' {_csp_source(asked.redirect_uri)}",
+        form_action=_form_action(asked.redirect_uri),
         client=asked.client.name,
         place=urlsplit(asked.redirect_uri).netloc,
         hidden={name: asked.given[name] for name in fields if name in asked.given},
@@ -189,11 +189,15 @@ def _redirect(request: ApiRequest, redirect_uri: str, state: str | None, **told:
     return Answer(None, 303, {**NO_STORE, "Location": location, "Referrer-Policy": "no-referrer"})
 
 
-def _csp_source(redirect_uri: str) -> str:
-    """The redirect URI's origin, or its scheme where a policy cannot name that (CSP 3 2.3.1: an IPv6 address, an app).
-    Browsers that check where a form is redirected want it named."""
-    origin = _CSP_ORIGIN.match(redirect_uri)
-    return origin[0] if origin else f"{redirect_uri.partition(':')[0]}:"
+def _form_action(redirect_uri: str) -> str:
+    """Where the form may lead, as a policy (CSP 3 6.4.1): browsers also ask it where the answer redirects to, and where
+    that redirects on to, as many an app does. What a policy cannot name, an IPv6 address or an app, is named by its
+    scheme."""
+    scheme = redirect_uri.partition(":")[0]
+    if scheme == "https":
+        return "'self' https:"
+    origin = _NAMEABLE.match(redirect_uri)
+    return f"'self' https: {origin[0] if origin else f'{scheme}:'}"
 
 
 def _fields(request: ApiRequest) -> list[tuple[str, str]]:

@@ -9,6 +9,7 @@ comes with the first and another second presents what was used before: it has le
 from __future__ import annotations
 
 import base64
+import logging
 import re
 import secrets
 from hashlib import sha256
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from .....storage import Storage
     from ....clock import Clock
     from ..licenses import License, Licenses
+
+log = logging.getLogger(__name__)
 
 GRANTS = Collection("metering_oauth_grants", (Field("until", "time", indexed=True),))
 """By a hash of the grant's own secret; `Grant` has the members."""
@@ -104,6 +107,7 @@ class Grants:
                 raise InvalidGrant(_GOOD_FOR_NOTHING)
             genuine = grant.kind == kind and compare_digest(grant.secret, _hash(text[_SECRET:]))
             if not genuine or grant.client_id != client_id or not fits(grant):
+                log.warning("a code or token of the app %s came again, or with a wrong proof: revoked", grant.client_id)
                 await self._end(grant)
                 raise InvalidGrant("It was used before, or is another's; all that came of it is revoked")
             license_ = await self._licenses.get(grant.license)

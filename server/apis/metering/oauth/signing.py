@@ -38,7 +38,8 @@ class _Keys(NamedTuple):
 
 
 class SigningKeys:
-    """The keys of a store. JOSE's library takes a tenth of a second to import: it is loaded on first use."""
+    """The keys of a store. JOSE's library takes a tenth of a second to import: it is loaded, on a thread, when a key is
+    made or a token is seen."""
 
     def __init__(self, storage: Storage, clock: Clock) -> None:
         self._storage = storage
@@ -49,6 +50,7 @@ class SigningKeys:
         """A JWT. Makes the first key where there is none."""
         if not self._keys.by_id:
             await self.rotate()
+            await self._read()
         from joserfc import jwt
 
         id, key = next(iter(self._keys.by_id.items()))
@@ -101,7 +103,8 @@ class SigningKeys:
                 await self._storage.commit([Put(SECRETS, _RECORD, {"keys": kept}, version)])
 
         await retry(self._storage, [f"{SECRETS.name}/{_RECORD}"], attempt)
-        await self._read()
+        if self._keys.by_id:
+            await self._read()
 
     def _still_needed(self, keys: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Without those that have been replaced for long."""
