@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -16,7 +15,6 @@ MAX_LINE = 1 << 16
 """Characters; a longer line is kept as several."""
 
 Listener = Callable[[str], None]
-_TAKEN_BACK = re.compile(r"[^\b]\b|^\b")
 
 
 class Output:
@@ -79,9 +77,15 @@ class Output:
 def _seen(line: str) -> str:
     """A line without what was printed over: after a carriage return programs write all of it again."""
     line = _after_return(line)
-    while "\b" in line:
-        line = _TAKEN_BACK.sub("", line)
-    return line
+    if "\b" not in line:
+        return line
+    seen: list[str] = []
+    for character in line:
+        if character != "\b":
+            seen.append(character)
+        elif seen:
+            seen.pop()
+    return "".join(seen)
 
 
 def _after_return(line: str) -> str:
