@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
     from ...storage import Storage
-    from ..config import Config, StripeConfig, TlsConfig
+    from ..config import Config, Secret, StripeConfig, TlsConfig
 
 _SAFE_SQLITE = (3, 51, 3)
 _RELEASED = datetime(2025, 12, 1, tzinfo=UTC)
@@ -194,10 +194,44 @@ def _sessions(config: Config) -> Finding:
             "API_KEY is not set on an exposed server, and sessions start programs on this machine",
             "set API_KEY, or apis.sessions.api_key_file, to a long random text, or leave sessions out of apis.enabled",
         )
+    if api.api_key is None and api.key_on_loopback:
+        return Finding(
+            "warning",
+            "sessions",
+            "on; nobody may call: apis.sessions.key_on_loopback asks for API_KEY, which is not set",
+            "set API_KEY, or apis.sessions.api_key_file, to a long random text (openssl rand -hex 32)",
+        )
+    if api.api_key is not None and len(api.api_key.reveal()) < _SHORTEST_KEY:
+        return Finding(
+            "warning",
+            "sessions",
+            f"on; API_KEY is shorter than {_SHORTEST_KEY} characters: it could be guessed",
+            "set it to a long random text (openssl rand -hex 32)",
+        )
     if shutil.which("tmux") is None:
         return Finding("warning", "sessions", "on; tmux is not installed: no session can start", "install tmux")
+    if api.apns.key is not None and not _signs_for_apple(api.apns.key):
+        return Finding(
+            "warning",
+            "sessions",
+            "on; no push notification can be sent: apis.sessions.apns.key is not the text of a .p8 file of Apple's",
+            "set apis.sessions.apns.key_file to the file AuthKey_….p8 of Apple's developer account",
+        )
     who = "with API_KEY" if api.api_key is not None else "from this machine alone"
     return Finding("ok", "sessions", f"on; {who}; push notifications are {'off' if api.apns.key is None else 'on'}")
+
+
+def _signs_for_apple(key: Secret) -> bool:
+    """Whether it is a private key on the curve of ES256."""
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        private = load_pem_private_key(key.reveal().encode(), None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):  # none at all, one with a password, one of another kind
+        return False
+    return isinstance(private, EllipticCurvePrivateKey) and isinstance(private.curve, SECP256R1)
 
 
 def _metering(config: Config) -> Finding:
