@@ -11,7 +11,7 @@ that is typed in. A page elsewhere that posts the form with a key of its own is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
@@ -64,12 +64,7 @@ class _Refused(Exception):
 )
 async def authorize(request: ApiRequest) -> Answer:
     """A page that asks for the license key, for an app that wants to spend the tokens of its profile."""
-    try:
-        return await _show(request, _asked(request, request.raw.query.items()))
-    except _Untrusted as error:
-        return await _refuse(error)
-    except _Refused as refusal:
-        return _send_back(request, refusal)
+    return await _answer(request, request.raw.query.items(), _show)
 
 
 @api.post(
@@ -90,14 +85,26 @@ async def authorize(request: ApiRequest) -> Answer:
 )
 async def grant_access(request: ApiRequest) -> Answer:
     """Sends who gave the key of an active license back to the app, with a code."""
+    return await _answer(request, _fields(request), _decide)
+
+
+async def _answer(
+    request: ApiRequest, pairs: Iterable[tuple[str, str]], act: Callable[[ApiRequest, _Asked], Awaitable[Answer]]
+) -> Answer:
+    """What ``act`` answers to a request that is in order; to another, what is wrong."""
     try:
-        asked = _asked(request, _fields(request))
-        if "cancel" in asked.given:
-            raise _Refused(asked.redirect_uri, asked.state, OAuthError("access_denied", "It was not allowed"))
+        return await act(request, _asked(request, pairs))
     except _Untrusted as error:
-        return await _refuse(error)
+        return _kept_private(await page("authorize.html", 400, client=None, wrong=str(error)))
     except _Refused as refusal:
-        return _send_back(request, refusal)
+        told = {"error": str(refusal.error.code), "error_description": refusal.error.message}
+        return _redirect(request, refusal.redirect_uri, refusal.state, **told)
+
+
+async def _decide(request: ApiRequest, asked: _Asked) -> Answer:
+    """For the form: a code, or the page again."""
+    if "cancel" in asked.given:
+        raise _Refused(asked.redirect_uri, asked.state, OAuthError("access_denied", "It was not allowed"))
     license_ = await request.app[LICENSING].find(_typed_key(request))
     if license_ is None:
         request.guess = True
@@ -164,20 +171,10 @@ async def _show(request: ApiRequest, asked: _Asked, wrong: str | None = None) ->
     return _kept_private(answer)
 
 
-async def _refuse(error: _Untrusted) -> Answer:
-    return _kept_private(await page("authorize.html", 400, client=None, wrong=str(error)))
-
-
 def _kept_private(answer: Answer) -> Answer:
     # A form is posted from a page with "no-referrer" with the Origin null (Fetch 3.2), which is refused; this one keeps
     # the page's address, which has the state, from everybody else as well.
     return answer._replace(headers={**(answer.headers or {}), **NO_STORE, "Referrer-Policy": "same-origin"})
-
-
-def _send_back(request: ApiRequest, refusal: _Refused) -> Answer:
-    error = refusal.error
-    told = {"error": str(error.code), "error_description": error.message}
-    return _redirect(request, refusal.redirect_uri, refusal.state, **told)
 
 
 def _redirect(request: ApiRequest, redirect_uri: str, state: str | None, **told: str) -> Answer:
@@ -201,16 +198,13 @@ def _form_action(redirect_uri: str) -> str:
 
 
 def _fields(request: ApiRequest) -> list[tuple[str, str]]:
+    """The fields of the form; of a malformed one none, and so nobody's."""
     try:
         return form(request.body)
     except InvalidRequest:
-        raise _Untrusted("The form is malformed.") from None
+        return []
 
 
 def _typed_key(request: ApiRequest) -> str:
-    """The license key of a form, if there is one, as people type it."""
-    try:
-        typed = dict(_fields(request)).get("license_key", "")
-    except _Untrusted:
-        return ""
-    return typed.strip().upper()
+    """The license key of the form, if there is one, as people type it."""
+    return dict(_fields(request)).get("license_key", "").strip().upper()

@@ -86,7 +86,7 @@ class Grants:
         return code
 
     async def redeem(self, code: str, client_id: str, redirect_uri: str, verifier: str) -> tuple[Grant, str]:
-        """The grant of a code, and its first refresh token. Whatever is wrong, the code is used up. Raises
+        """The grant of a code, and its first refresh token. With a wrong proof the code is used up as well. Raises
         `InvalidGrant`."""
 
         def fits(grant: Grant) -> bool:
