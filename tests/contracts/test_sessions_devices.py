@@ -1,7 +1,9 @@
 """contracts/sessions.md, "Devices", "Health" and the shape of errors: every example whole, on every back end."""
 
 import re
+import shutil
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,6 +110,26 @@ async def test_health(server: Served) -> None:
     assert report.pop("status") in ("healthy", "degraded")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", report.pop("timestamp"))
     assert (answer.status, report) == (200, {"uptime": 3600, "version": __version__, "database": "connected"})
+
+
+@on_memory
+@pytest.mark.parametrize("installed", [True, False])
+async def test_health_asks_tmux(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
+    tmux = shutil.which("tmux")
+    if tmux is None:
+        pytest.skip("needs tmux")
+    if installed:
+        (tmp_path / "tmux").symlink_to(tmux)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    server = await serve({"apis.sessions.tmux_socket": str(tmp_path / "socket")})
+    alone = await serve({"apis.enabled": []})
+    for query, status in (("", 200), ("?strict=1", 200 if installed else 503)):
+        answer = await server.get(f"/api/health{query}")
+        assert (answer.status, answer.json["status"]) == (status, "healthy" if installed else "degraded")
+        assert answer.json["tmux"] == ("available" if installed else "unavailable")
+        answer = await alone.get(f"/api/health{query}")
+        assert (answer.status, answer.json["status"]) == (200, "healthy")
+        assert answer.json["tmux"] == ("available" if installed else "unavailable")
 
 
 # Errors

@@ -216,5 +216,5 @@ async def _keep(app: web.Application, session: Mapping[str, Any], changes: Mappi
 
 
 def _plain(text: str) -> str:
-    text = _CONTROL.sub(" ", text).strip()
+    text = _CONTROL.sub(" ", text[: 2 * _MOST_MESSAGE]).strip()
     return text if len(text) <= _MOST_MESSAGE else f"{text[: _MOST_MESSAGE - 1]}…"
