@@ -13,9 +13,8 @@ from .documents import PROFILES, RESERVATIONS, TRANSACTIONS
 from .ledger import bookkeeping
 from .licenses import LICENSES, LICENSING, SECRETS, licensing
 from .oauth import authorizing, exchanging, metadata  # noqa: F401  # declare theirs
-from .oauth.access_tokens import ACCESS_TOKENS
 from .oauth.grants import GRANTS
-from .oauth.serving import KEEP_UP, authorization_server
+from .oauth.serving import KEEP_UP, authorization_server, begin_anew
 from .transcription import transcribing
 from .usage import USAGE
 
@@ -37,12 +36,11 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
 
 async def _reset(app: web.Application) -> None:
     app[LICENSING].forget()
-    app[ACCESS_TOKENS].keys.forget()
+    await begin_anew(app)
 
 
-api.collections += (PROFILES, TRANSACTIONS, RESERVATIONS, LICENSES, SECRETS, USAGE)
+api.collections += (PROFILES, TRANSACTIONS, RESERVATIONS, LICENSES, SECRETS, GRANTS, USAGE)
 api.collections += (EVENTS, CHECKOUTS, SUBSCRIBERS)
-api.collections += (GRANTS,)
 api.jobs.append(KEEP_UP)
 api.jobs.append(FORGET_OLD_EVENTS)
 api.lifespan = _lifespan

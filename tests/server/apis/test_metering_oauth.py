@@ -3,9 +3,11 @@ afterwards (RFC 6749, RFC 7636, RFC 9700)."""
 
 import asyncio
 import base64
+import json
 import re
 from typing import Any
 from urllib.parse import urlencode
+from urllib.request import urlopen
 
 import pytest
 from hypothesis import given, settings
@@ -14,11 +16,14 @@ from hypothesis import strategies as st
 from homeport.server.apis.metering.licenses import SECRETS
 from homeport.server.apis.metering.oauth.grants import GRANTS
 from homeport.server.apis.metering.oauth.signing import SigningKeys
+from homeport.server.config import load_config
+from homeport.server.testing.running import running
 from homeport.storage import Query
 from homeport.storage.times import DAY, HOUR, MINUTE, SECOND
 
 from .authorized import (
     CHALLENGE,
+    CLIENTS,
     LOOPBACK,
     REDIRECT,
     REQUEST,
@@ -535,6 +540,21 @@ async def test_without_clients_there_is_no_key(serve: Serve) -> None:
     app = await open_app(serve, {"apis.metering.oauth.clients": []})
     assert (await app.shop.server.get("/.well-known/jwks.json")).json == {"keys": []}
     assert is_page(await app.authorize(), 400, "not registered with this server")
+
+
+def test_a_reset_test_server_has_a_key_of_its_own() -> None:
+    """As one that has just started."""
+    config = load_config(environ={}, overrides={"storage.url": "memory:", "log.level": "error", **CLIENTS})
+    with running(config) as server:
+
+        def keys() -> list[str]:
+            with urlopen(f"{server.url}/.well-known/jwks.json") as answer:
+                return [key["kid"] for key in json.load(answer)["keys"]]
+
+        server.reset()
+        first = keys()
+        server.reset()
+        assert (len(first), len(keys()), first == keys()) == (1, 1, False)
 
 
 # The token endpoint

@@ -26,6 +26,12 @@ async def authorization_server(app: web.Application) -> AsyncIterator[None]:
     yield
 
 
+async def begin_anew(app: web.Application) -> None:
+    """As at the first start: the store has been emptied."""
+    app[ACCESS_TOKENS].keys.forget()
+    await _keep_up(app)
+
+
 async def _keep_up(app: web.Application) -> None:
     tokens = app[ACCESS_TOKENS]
     if app[CONFIG].apis.metering.oauth.clients:  # else nobody is given a token
