@@ -124,6 +124,16 @@ async def test_model_and_language_go_to_the_service(speaker: Speaker, service: S
     assert service.asked[0].fields == {"model": "whisper-large", "language": "pt-BR", "response_format": "json"}
 
 
+@on_memory
+async def test_a_service_that_asks_for_no_key(serve: Serve, service: Service) -> None:
+    speaker = await open_speaker(
+        serve,
+        service.settings | {"apis.metering.transcription.api_key": "", "apis.metering.transcription.engine": "openai"},
+    )
+    assert (await speaker.send(tone(1))).status == 200
+    assert service.asked[0].authorization == "Bearer none"
+
+
 # What is refused
 
 

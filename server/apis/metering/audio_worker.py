@@ -139,7 +139,9 @@ def _main(command: str, descriptor: str, seconds: str) -> None:
         (resource.RLIMIT_DATA, _MAX_MEMORY),
         (resource.RLIMIT_FSIZE, 0),
     ):
-        resource.setrlimit(limit, (most, most))
+        _, allowed = resource.getrlimit(limit)
+        least = most if allowed == resource.RLIM_INFINITY else min(most, allowed)
+        resource.setrlimit(limit, (least, least))
     with os.fdopen(int(descriptor), "rb") as file:
         file.seek(0)
         try:

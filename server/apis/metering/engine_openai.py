@@ -18,10 +18,12 @@ _MAX_ANSWER = 4 << 20
 """Bytes; nine hours of speech are half a million letters."""
 _RETRIES = 2
 """As often as a service is busy or does not answer; the pauses are the client's, a second or two."""
+_NO_KEY = "none"
+"""For a service that asks for none; the client insists on one."""
 
 
 class OpenAI:
-    """A service by its ``base_url``; it need not ask for a key."""
+    """A service by its ``base_url``."""
 
     def __init__(self, config: TranscriptionConfig) -> None:
         self._config = config
@@ -69,7 +71,7 @@ def _make(config: TranscriptionConfig) -> AsyncOpenAI:
 
     return AsyncOpenAI(
         base_url=config.base_url,
-        api_key="" if config.api_key is None else config.api_key.reveal(),
+        api_key=_NO_KEY if config.api_key is None else config.api_key.reveal(),
         timeout=config.timeout,
         max_retries=_RETRIES,
     )

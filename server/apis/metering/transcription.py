@@ -114,9 +114,11 @@ TRANSCRIBER = web.AppKey("metering_transcriber", Transcriber)
 @asynccontextmanager
 async def transcribing(app: web.Application) -> AsyncIterator[None]:
     """The application's `TRANSCRIBER`."""
-    app[TRANSCRIBER] = Transcriber(app[CONFIG].apis.metering)
-    yield
-    await app[TRANSCRIBER].close()
+    transcriber = app[TRANSCRIBER] = Transcriber(app[CONFIG].apis.metering)
+    try:
+        yield
+    finally:
+        await transcriber.close()
 
 
 @api.post(

@@ -75,6 +75,7 @@ def test_what_it_costs(hundredths: int, seconds: float, whole: int, minutes: int
     assert audio.cost(375) == 375 * minutes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", FORMATS)
 async def test_every_format_is_as_long_as_what_was_put_in(workers: Workers, suffix: str) -> None:
     assert (await measured(workers, tone(60.5, suffix))).hundredths == 6050

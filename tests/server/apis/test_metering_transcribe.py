@@ -85,28 +85,67 @@ async def test_a_full_disk(speaker: Speaker, service: Service, monkeypatch: pyte
     assert (await speaker.send(tone(1))).status == 200
 
 
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
+
+
+async def slow(file: bytes, done: asyncio.Event) -> AsyncIterator[bytes]:
+    """A form whose end comes when it may."""
+    yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="/etc/passwd"\r\n\r\n'
+    yield file
+    await done.wait()
+    yield b"\r\n--b--\r\n"
+
+
+def uploads_in(folder: Path) -> int:
+    """How many files there are open and without a name in a folder."""
+    files = [file for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
+    return sum(folder in file.readlink().parents for file in files)
+
+
 @on_memory
 async def test_an_upload_has_no_name(speaker: Speaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    names: list[list[Path]] = []
     done = asyncio.Event()
-
-    async def slow() -> AsyncIterator[bytes]:
-        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="/etc/passwd"\r\n\r\n'
-        yield tone(20)
-        await done.wait()
-        yield b"\r\n--b--\r\n"
-
-    sending = asyncio.create_task(speaker.post(slow(), {"Content-Type": "multipart/form-data; boundary=b"}))
+    sending = asyncio.create_task(speaker.post(slow(tone(20), done), FORM))
 
     async def stored() -> bool:
-        return any(tmp_path in file.readlink().parents for file in Path("/proc/self/fd").iterdir() if file.is_symlink())
+        return uploads_in(tmp_path) == 1
 
     await until(stored)
-    names.append(list(tmp_path.iterdir()))
+    assert list(tmp_path.iterdir()) == []
     done.set()
     assert (await sending).status == 200
-    assert [*names, list(tmp_path.iterdir())] == [[], []]
+    assert (uploads_in(tmp_path), list(tmp_path.iterdir())) == (0, [])
+
+
+@on_memory
+async def test_slow_senders_keep_others_from_nothing(
+    serve: Serve, service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    speaker = await open_speaker(serve, {**service.settings, "apis.metering.transcription.max_concurrent": 1})
+    done = asyncio.Event()
+    sending: list[asyncio.Task[Answer]] = []
+
+    async def stored() -> bool:
+        return uploads_in(tmp_path) == len(sending)
+
+    def send_slowly() -> None:
+        sending.append(asyncio.create_task(speaker.post(slow(b"no audio", done), FORM)))
+
+    for _ in range(3):
+        send_slowly()
+    await until(stored)
+    assert (await speaker.send(tone(1))).status == 200
+    send_slowly()
+    await until(stored)
+    answer = await speaker.send(tone(1))
+    assert (answer.status, answer.headers["Retry-After"]) == (503, "5"), "what waits to be sent is bounded too"
+    done.set()
+    refused = [(answer.status, answer.json) for answer in await asyncio.gather(*sending)]
+    assert (400, INVALID) in refused
+    assert {status for status, _ in refused} <= {400, 503}
+    assert await speaker.ledger() == [START, -375]
 
 
 # Workers
@@ -176,6 +215,7 @@ async def test_a_server_that_is_killed_gives_back(launch: Launch, tmp_path: Path
     assert (answer.status, answer.json["tokens_balance"]) == (200, START - 375), "the key is as good as new"
 
 
+@pytest.mark.slow
 async def test_a_client_that_goes_away_is_charged_and_may_ask_again(
     launch: Launch, tmp_path: Path, service: Service
 ) -> None:
