@@ -51,8 +51,9 @@ def licenses() -> None:
 @licenses.command(
     epilog="\b\nExamples:\n"
     "  homeport licenses create --email a@example.com --tier pro > a.key\n"
-    "  homeport licenses create --email a@example.com --device-name Laptop    a further device, the same tokens\n"
-    "  homeport licenses create --email a@example.com --key ABCD-1234-EFGH-5678"
+    "  homeport licenses create --email a@example.com --device-name Laptop\n"
+    "  homeport licenses create --email a@example.com --key ABCD-1234-EFGH-5678\n\n"
+    "Somebody who has a license gets one for a further device, with the same tokens."
 )
 @click.option("--email", required=True, callback=_checked("checked_email"), help="Whose it is; they may be new.")
 @click.option("--tier", type=click.Choice(_TIERS), help="What somebody new starts with.  [default: free]")
@@ -115,10 +116,14 @@ def list_(config_file: str | None, storage: str | None, as_json: bool) -> None:
         click.echo(f"{row['license_id']}  {row['email']:{width}}  {row['tier']:10}  {state:8}  {row['device_name']}")
 
 
-def _switch(name: str, done: str, summary: str, epilog: str) -> None:
+def _switch(name: str, done: str, summary: str, more: str) -> None:
     """A command that changes one license, by the method of that name."""
 
-    @licenses.command(name, help=summary, epilog=epilog)
+    @licenses.command(
+        name,
+        help=summary,
+        epilog=f"\b\nExample:\n  homeport licenses {name} ID    as `homeport licenses list` prints it\n\n{more}",
+    )
     @click.argument("license_id", metavar="ID")
     @config_option
     @storage_option
@@ -134,7 +139,12 @@ def _switch(name: str, done: str, summary: str, epilog: str) -> None:
 
 
 _switch("activate", "is active", "Let a device in again.", "The device keeps the machine that it was bound to.")
-_switch("deactivate", "is not active", "Keep a device out, from its next request on.", "activate lets it in again.")
+_switch(
+    "deactivate",
+    "is not active",
+    "Keep a device out, from its next request on.",
+    "`homeport licenses activate` lets it in again.",
+)
 _switch("reset", "is bound to no machine", "Unbind a license from its machine.", "The next machine that asks is bound.")
 
 
