@@ -43,7 +43,13 @@ async def list_sessions(request: ApiRequest) -> list[dict[str, Any]]:
     return await show(request.storage, [{"id": record.id, **record.decode()} for record in page.records])
 
 
-@api.get("/api/sessions/{id}", params="sessions#/$defs/Id", returns={200: "sessions#/$defs/Session"}, auth=caller)
+@api.get(
+    "/api/sessions/{id}",
+    params="sessions#/$defs/Id",
+    returns={200: "sessions#/$defs/Session"},
+    errors=(404,),
+    auth=caller,
+)
 async def show_session(request: ApiRequest) -> dict[str, Any]:
     """A session."""
     return await _shown(request, await request.app[RUNNER].get(_id(request)))
@@ -55,6 +61,7 @@ async def show_session(request: ApiRequest) -> dict[str, Any]:
     body="sessions#/$defs/NewSession",
     optional_body=True,
     returns={201: "sessions#/$defs/Session"},
+    errors=(404, 409),
     auth=caller,
 )
 async def start_session(request: ApiRequest) -> Answer:
@@ -75,6 +82,7 @@ async def start_session(request: ApiRequest) -> Answer:
     params="sessions#/$defs/Id",
     body="sessions#/$defs/Input",
     returns={200: "sessions#/$defs/Success"},
+    errors=(404, 409),
     auth=caller,
 )
 async def type_input(request: ApiRequest) -> dict[str, Any]:
@@ -89,6 +97,7 @@ async def type_input(request: ApiRequest) -> dict[str, Any]:
     params="sessions#/$defs/Id",
     body="sessions#/$defs/Keys",
     returns={200: "sessions#/$defs/Success"},
+    errors=(404, 409),
     auth=caller,
 )
 async def press_keys(request: ApiRequest) -> dict[str, Any]:
@@ -109,7 +118,11 @@ def keys_of(text: str) -> list[str]:
 
 
 @api.post(
-    "/api/sessions/{id}/focus", params="sessions#/$defs/Id", returns={200: "sessions#/$defs/Success"}, auth=caller
+    "/api/sessions/{id}/focus",
+    params="sessions#/$defs/Id",
+    returns={200: "sessions#/$defs/Success"},
+    errors=(404, 409),
+    auth=caller,
 )
 async def focus(request: ApiRequest) -> dict[str, Any]:
     """Makes its window the one that the tmux session shows."""
@@ -122,6 +135,7 @@ async def focus(request: ApiRequest) -> dict[str, Any]:
     params="sessions#/$defs/Id",
     query="sessions#/$defs/OutputQuery",
     returns={200: "sessions#/$defs/Output"},
+    errors=(404,),
     auth=caller,
 )
 async def show_output(request: ApiRequest) -> dict[str, Any]:
@@ -136,6 +150,7 @@ async def show_output(request: ApiRequest) -> dict[str, Any]:
     body="sessions#/$defs/Stop",
     optional_body=True,
     returns={200: "sessions#/$defs/Session"},
+    errors=(404,),
     auth=caller,
 )
 async def stop_session(request: ApiRequest) -> dict[str, Any]:

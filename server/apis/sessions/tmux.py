@@ -131,15 +131,20 @@ class Tmux:
         program = (sys.executable, "-I", "-S", launch.__file__, str(folder / LAUNCH))
         shown = ("-d", "-P", "-F", _format(_PANE))
         target = f"{known or '=' + name}:={session_id}"
-        [[pane, window_id, opened_in, _, pid, *_]] = await self._rows(
-            *(*where, *shown, "-n", session_id, *map(_escaped, program), ";"),
-            *("set-option", "-p", "-t", target, "remain-on-exit", "on", ";"),
-            *("set-option", "-p", "-t", target, SESSION_OPTION, session_id, ";"),
-            *("set-hook", "-p", "-t", target, "pane-died", _tell_of_end(folder), ";"),
-            *("pipe-pane", "-t", target, _escaped(_capture(folder)), ";"),
-            *("rename-window", "-t", target, "--", _escaped(plain_name(window))),
-            cwd=cwd,
-        )
+        try:
+            [[pane, window_id, opened_in, _, pid, *_]] = await self._rows(
+                *(*where, *shown, "-n", session_id, *map(_escaped, program), ";"),
+                *("set-option", "-p", "-t", target, "remain-on-exit", "on", ";"),
+                *("set-option", "-p", "-t", target, SESSION_OPTION, session_id, ";"),
+                *("set-hook", "-p", "-t", target, "pane-died", _tell_of_end(folder), ";"),
+                *("pipe-pane", "-t", target, _escaped(_capture(folder)), ";"),
+                *("rename-window", "-t", target, "--", _escaped(plain_name(window))),
+                cwd=cwd,
+            )
+        except TmuxRefused:
+            with suppress(TmuxRefused):  # it had not come to the window
+                await self.run("kill-window", "-t", target)
+            raise
         return Pane(pane, window_id, opened_in, int(pid), dead=False, status=None, piped=True)
 
     async def pipe(self, pane: Pane, folder: Path) -> None:
@@ -174,7 +179,7 @@ class Tmux:
         with it, or with the terminal."""
         name = f"{VIEW_PREFIX}{uuid4()}"
         return (
-            # -N: no tmux server is begun for it. The first window is replaced at once; where the pane's is gone, it ends.
+            # -N: no tmux server is begun for it. Its first window is replaced, or ends where the pane's is gone.
             *(*self.command, "-N", "new-session", "-s", name, "sleep", "5", ";"),
             *("set-option", "destroy-unattached", "on", ";"),
             *("set-option", "status", "off", ";"),

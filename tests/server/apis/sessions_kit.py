@@ -31,6 +31,10 @@ for line in sys.stdin:
     elif word == "count":
         for number in range(int(rest)):
             print("line", number)
+    elif word == "now":
+        rest = time.time()
+    elif word == "colours":
+        print("\\033]0;title\\007\\033[31mred\\033[0m text")
     elif word == "env":
         rest = os.environ.get(rest, "unset")
     print("got", rest, flush=True)

@@ -1,0 +1,266 @@
+"""What sessions print: as plain text, kept in files of bounded size, and as it comes."""
+
+import asyncio
+import re
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from homeport.server.apis.sessions import capture, output
+from homeport.server.apis.sessions.following import Follower, Readers, Tail, load
+from homeport.server.apis.sessions.output import Output
+from homeport.server.apis.sessions.plain_text import PlainText
+
+from .conftest import on_memory
+from .sessions_kit import Desk, until
+
+# Plain text
+
+TEXTS = [
+    pytest.param(b"plain\r\n\ttext\n", "plain\n\ttext\n", id="none"),
+    pytest.param(b"\x1b[1;31mred\x1b[0m \x1b[38;2;1;2;3mtrue\x1b[m", "red true", id="colours"),
+    pytest.param(b"\x1b[?25l\x1b[>c\x1b[ q\x1b[!pa", "a", id="private and intermediate bytes"),
+    pytest.param(b"\x1b]0;title\x07a\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\", "alink", id="titles and links"),
+    pytest.param(b"\x1bPq#0;2\x1b\\a\x1b_Gdata\x1b\\b\x1b^x\x1b\\c\x1bXs\x1b\\d", "abcd", id="control strings"),
+    pytest.param(b"\x1b(B\x1b)0\x1b#8\x1b=\x1b>\x1b7\x1b8\x1bca", "a", id="character sets and other escapes"),
+    pytest.param(b"a\x00\x07\x0e\x0f\x7f\x05b", "ab", id="control characters"),
+    pytest.param("a\x85\x9bb".encode(), "ab", id="C1"),
+    pytest.param("größe 日本 🙂".encode(), "größe 日本 🙂", id="UTF-8"),
+    pytest.param(b"a\xff\xc3(b", "a\ufffd\ufffd(b", id="no UTF-8"),
+    pytest.param(b"two\x1b[1Cwords\x1b[3Chere", "two words   here", id="blanks that are skipped"),
+    pytest.param(b"a\x1b[999999999999Cb", "a b", id="too many blanks"),
+    pytest.param(b"\x1b[2J\x1b[Htop\x1b[5;1Hfifth\x1b[1Aup", "top\nfifth\nup", id="other lines"),
+    pytest.param(b"line\n\x1b[2Kline", "line\nline", id="a line erased"),
+    pytest.param(b"10%\r20%\x1b[Gdone\r\r\n", "10%\r20%\rdone\n", id="a line printed over"),
+    pytest.param(b"\x1b[31\nx", "\nx", id="a sequence broken off"),
+    pytest.param(b"\x1b]0;no end\x18x", "x", id="a string broken off"),
+    pytest.param(b"\x1b\x1b[1ma", "a", id="escape twice"),
+]
+
+
+@pytest.mark.parametrize(("printed", "text"), TEXTS)
+def test_plain_text(printed: bytes, text: str) -> None:
+    assert PlainText().feed(printed) == text
+
+
+PRINTED = st.lists(
+    st.sampled_from([case.values[0] for case in TEXTS] + [b"\x1b", b"[", b"\r", b"\n", b"H", b"\xf0\x9f", b"]", b"m"])
+    | st.binary(max_size=4)
+).map(b"".join)
+
+
+@given(PRINTED, st.lists(st.integers(0, 200)))
+def test_text_does_not_depend_on_the_pieces(printed: bytes, cuts: list[int]) -> None:
+    whole, pieces = PlainText(), PlainText()
+    places = sorted({0, len(printed), *(cut for cut in cuts if cut < len(printed))})
+    text = "".join(pieces.feed(printed[a:b]) for a, b in pairwise(places))
+    end = b"\x18\x1b\\."  # whatever waits for its rest
+    assert text + pieces.feed(end) == whole.feed(printed) + whole.feed(end)
+    assert not set(text) & set("\x1b\x07\x00\v")
+
+
+def test_a_string_without_an_end_ends() -> None:
+    text = PlainText()
+    assert text.feed(b"\x1b]0;") == ""
+    said = [text.feed(b"x" * 65_536) for _ in range(20)]
+    assert said[0] == ""
+    assert said[-1] == "x" * 65_536
+
+
+# The last lines
+
+
+def printed(*pieces: str) -> Output:
+    kept = Output()
+    for piece in pieces:
+        kept.feed(piece.encode())
+    return kept
+
+
+@pytest.mark.parametrize(
+    ("pieces", "lines"),
+    [
+        ([], []),
+        (["one\ntwo"], ["one", "two"]),
+        (["on", "e\n", "\n", "two\n"], ["one", "", "two"]),
+        (["10%", "\r20%", "\r30%\nnext"], ["30%", "next"]),
+        (["pass\b\bt\b \b\n"], ["pa"]),
+        (["\b\bx\n"], ["x"]),
+        (["a\r"], ["a"]),
+        (["a\r", "\nb"], ["a", "b"]),
+    ],
+)
+def test_lines(pieces: list[str], lines: list[str]) -> None:
+    kept = printed(*pieces)
+    assert kept.lines() == lines
+    assert kept.lines(1) == lines[-1:]
+
+
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = printed(*(f"line {number}\n" for number in range(10_005)))
+    assert (kept.lines()[0], len(kept.lines())) == ("line 5", 10_000)
+    monkeypatch.setattr(output, "MAX_CHARACTERS", 1000)
+    assert len(printed(*["x" * 99 + "\n"] * 50).lines()) == 10
+    monkeypatch.setattr(output, "MAX_LINE", 10)
+    assert printed("x" * 25 + "\nend").lines() == ["x" * 10, "x" * 10, "x" * 5, "end"]
+    assert printed(*"x" * 25).lines() == ["x" * 10, "x" * 10, "x" * 5]
+
+
+@given(st.lists(st.text("ab\n", max_size=5)), st.integers(0, 20))
+def test_who_attaches_misses_nothing(pieces: list[str], at: int) -> None:
+    kept, heard = printed(*pieces[:at]), []
+    before = kept.attach(heard.append)
+    for piece in pieces[at:]:
+        kept.feed(piece.encode())
+    assert before + "".join(heard) == "".join(pieces)
+    kept.detach(heard.append)
+    kept.feed(b"more")
+    assert not kept.heard
+    assert "more" not in heard
+
+
+# The files
+
+
+SMALL = """
+import sys
+sys.path.append(sys.argv[2])
+import capture
+capture.SEGMENT_BYTES = 200_000
+capture.main(sys.argv[1])
+"""
+
+
+def keep(folder: Path, *, small: bool = False) -> subprocess.Popen[bytes]:
+    """Begins to keep what is written to its standard input; ``small``: in segments of 200,000 bytes."""
+    folder.mkdir(exist_ok=True)
+    program = ("-c", SMALL) if small else (capture.__file__,)
+    command = (sys.executable, "-I", "-S", *program, str(folder), str(Path(capture.__file__).parent))
+    return subprocess.Popen(command, stdin=subprocess.PIPE)
+
+
+async def test_files_are_bounded_and_nothing_is_lost_to_who_keeps_up(tmp_path: Path) -> None:
+    folder = tmp_path / "session"
+    ended = asyncio.Event()
+    heard: list[str] = []
+    follower = Follower(folder, Readers(), ended.set)
+    process = keep(folder, small=True)
+    assert process.stdin is not None
+    await follower.open()
+    follower.output.attach(heard.append)
+    lines = [f"{number:079}\n" for number in range(20_000)]
+    for at in range(0, len(lines), 800):
+        await asyncio.to_thread(process.stdin.write, "".join(lines[at : at + 800]).encode())
+        while len("".join(heard)) < (at - 800) * 80:
+            await asyncio.sleep(0.005)
+    process.stdin.close()
+    async with asyncio.timeout(30):
+        await ended.wait()
+    follower.close()
+    assert await asyncio.to_thread(process.wait) == 0
+    assert "".join(heard) == "".join(lines)
+    sizes = [(folder / f"{start:020}").stat().st_size for start in capture.segments(str(folder))]
+    assert len(sizes) == 2
+    assert sum(sizes) < 3 * 200_000
+    kept, tail = await asyncio.to_thread(load, folder)
+    tail.close()
+    found = kept.lines()
+    assert found == [line.rstrip() for line in lines[-len(found) :]]
+
+
+def test_who_does_not_keep_up_is_told(tmp_path: Path) -> None:
+    tail = Tail(tmp_path)
+    (tmp_path / f"{0:020}").write_bytes(b"first\n")
+    assert tail.read() == b"first\n"
+    (tmp_path / f"{1000:020}").write_bytes(b"later\n")
+    (tmp_path / f"{0:020}").unlink()
+    told = b""
+    while piece := tail.read():
+        told += piece
+    tail.close()
+    assert told == b"\r\n[994 bytes of output were not kept]\r\nlater\n"
+
+
+def test_one_that_begins_again_goes_on_after_the_one_before(tmp_path: Path) -> None:
+    for words in (b"one\n", b"two\n"):
+        process = keep(tmp_path)
+        process.communicate(words, timeout=20)
+    kept, tail = load(tmp_path)
+    tail.close()
+    assert kept.lines() == ["one", "two"]
+    assert (tmp_path / capture.ENDED).exists()
+
+
+def test_the_last_is_read_before_the_end(tmp_path: Path) -> None:
+    """tmux tells of the end beside the pipe, which stays open."""
+    process = keep(tmp_path)
+    assert process.stdin is not None
+    process.stdin.write(b"x" * 50_000)
+    process.stdin.flush()
+    while not (tmp_path / capture.LAST).exists():
+        time.sleep(0.01)
+    with (tmp_path / capture.LAST).open("r+b", buffering=0) as pipe:
+        pipe.write(b".")
+    assert process.wait(20) == 0
+    process.stdin.close()
+    assert (tmp_path / f"{0:020}").stat().st_size == 50_000
+
+
+# As it comes
+
+
+@on_memory
+async def test_a_line_comes_at_once(desk: Desk) -> None:
+    session = await desk.start()
+    late: list[float] = []
+    async with desk.server.session.ws_connect(f"{desk.server.url}/ws") as socket:
+        await socket.send_json({"type": "subscribe", "sessionId": session["id"]})
+        text = ""
+        for _ in range(15):
+            await desk.type(session["id"], "now")
+            while not (told := re.search(r"got ([0-9.]+)\n", text)):
+                message = await socket.receive_json(timeout=20)
+                text += message["output"] if message["type"] == "session:output" else ""
+            late.append(time.time() - float(told[1]))
+            text = ""
+    assert median(late) < 0.1
+
+
+@on_memory
+async def test_colours_and_titles_do_not_come(desk: Desk) -> None:
+    session = await desk.start()
+    await desk.type(session["id"], "colours")
+    assert "red text" in await desk.printed(session["id"], "red")
+
+
+@on_memory
+async def test_the_last_ten_thousand_lines(desk: Desk) -> None:
+    session = await desk.start()
+    await desk.type(session["id"], "count 12000")
+    await desk.type(session["id"], "exit 0")
+    await desk.ended(session["id"])
+    expected = [f"line {number}" for number in range(12_000)]
+
+    async def complete() -> bool:
+        return [line for line in await desk.lines(session["id"]) if line.startswith("line")][-5:] == expected[-5:]
+
+    await until(complete)
+    counted = [line for line in await desk.lines(session["id"]) if line.startswith("line")]
+    assert counted == expected[-len(counted) :]
+    assert len(counted) > 9_990
+    assert len(await desk.lines(session["id"], 7)) == 7
+
+
+@on_memory
+@pytest.mark.parametrize("lines", ["0", "10001", "x", "-1"])
+async def test_how_many_lines(desk: Desk, lines: str) -> None:
+    session = await desk.start()
+    answer = await desk.call("GET", f"/sessions/{session['id']}/output?lines={lines}", 400)
+    assert answer["error"] == "Validation error"
