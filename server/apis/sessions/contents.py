@@ -123,7 +123,7 @@ async def _at_file(app: web.Application, id: str, work: Callable[[Folder, str], 
     try:
         return found, await asyncio.to_thread(_work, folder, found["file_path"], work)
     except Missing:
-        await app[FOLDERS].read(owner)
+        await app[FOLDERS].read(owner["id"])
     found = await ticket(app, id)
     try:
         return found, await asyncio.to_thread(_work, folder, found["file_path"], work)

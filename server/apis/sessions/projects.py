@@ -83,7 +83,7 @@ async def create_project(request: ApiRequest) -> Answer:
 async def show(request: ApiRequest) -> dict[str, Any]:
     """A project, how many tickets of each state it has, and the newest of its sessions that has not ended."""
     found = await project(request.app, request.path["id"])
-    await request.app[FOLDERS].read(found)
+    await request.app[FOLDERS].read(found["id"])
     counts = [await request.storage.count(tickets_of(found["id"], Filter("state", "==", state))) for state in STATES]
     running = (await _active(request.storage, found["id"]))[:1]
     return {

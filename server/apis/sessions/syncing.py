@@ -18,8 +18,9 @@ from uuid_utils import uuid7
 
 from ....storage import ABSENT, Delete, DeleteWhere, Filter, Put, Query, Write, retry, walk
 from ....storage.times import format_time
+from ...errors import NotFound
 from ...keys import CLOCK, STORAGE
-from .documents import ADHOC, TICKETS, TRANSITIONS, tickets_of
+from .documents import ADHOC, PROJECTS, TICKETS, TRANSITIONS, tickets_of
 from .runner import RUNNER
 from .scanning import Found, Scan, read_titles, scan
 from .states import lock
@@ -67,20 +68,23 @@ class TicketFolders:
         for project_id in [*self._known, *self.folders]:
             self.forget(project_id)
 
-    async def read(self, project: Mapping[str, Any]) -> Synced:
+    async def read(self, project_id: str) -> Synced:
         """Reads a project's folder, and makes its tickets what the files say. A folder that is not there has none;
-        where the repository is away, nothing changes."""
-        async with self.hold(project["id"]):
-            return await self.read_held(project)
+        where the repository is away, nothing changes. Raises `NotFound` where there is no such project."""
+        async with self.hold(project_id):
+            return await self.read_held(project_id)
 
-    async def read_held(self, project: Mapping[str, Any]) -> Synced:
+    async def read_held(self, project_id: str) -> Synced:
         """`read` for who holds the folder."""
-        folder = Folder(project["repo_path"], project["tickets_path"])
+        record = (await self._app[STORAGE].get(PROJECTS, [project_id])).get(project_id)
+        if record is None:  # it may have gone while somebody else held the folder
+            raise NotFound("Project not found")
+        project = record.decode()
         try:
-            return await self._read(project["id"], folder)
+            return await self._read(project_id, Folder(project["repo_path"], project["tickets_path"]))
         except (Missing, OSError) as error:
-            self.forget(project["id"])
-            log.warning("the tickets of project %s cannot be read: %s", project["id"], error or "the folder is away")
+            self.forget(project_id)
+            log.warning("the tickets of project %s cannot be read: %s", project_id, error or "the folder is away")
             return Synced(errors=1)
 
     async def _read(self, project_id: str, folder: Folder) -> Synced:
@@ -94,8 +98,7 @@ class TicketFolders:
             self._known[project_id] = known, errors
             return Synced(errors=errors)
         tickets = {t["external_id"]: t async for t in self._tickets(project_id)}
-        chosen = _chosen(found, tickets, folder)
-        changed = [file for file in chosen.values() if _differs(file, tickets.get(file.external_id), folder)]
+        chosen, changed = await asyncio.to_thread(_compared, found, tickets, folder)
         titles = await asyncio.to_thread(read_titles, folder, [file.path for file in changed]) if changed else {}
         created, updated = await self._write(project_id, folder, changed, titles, tickets)
         gone = [ticket for external_id, ticket in tickets.items() if external_id not in chosen]
@@ -119,7 +122,7 @@ class TicketFolders:
     ) -> tuple[int, int]:
         """How many tickets were created and updated."""
         created = updated = 0
-        readable = sorted((file for file in files if file.path in titles), key=_age)
+        readable = [file for file in files if file.path in titles]
         for start in range(0, len(readable), _CHUNK):
             chunk = readable[start : start + _CHUNK]
             ids = {file.external_id: _id(tickets.get(file.external_id)) for file in chunk}
@@ -175,20 +178,22 @@ def removal(ticket_id: str) -> tuple[Write, Write]:
     return Delete(TICKETS, ticket_id), history
 
 
-def _chosen(found: Scan, tickets: Mapping[str, Mapping[str, Any]], folder: Folder) -> dict[str, Found]:
-    """One file for each external id: of several the one that the ticket has, else the first in order of path."""
+def _compared(
+    found: Scan, tickets: Mapping[str, Mapping[str, Any]], folder: Folder
+) -> tuple[dict[str, Found], list[Found]]:
+    """One file for each external id, of several the one that the ticket has, else the first in order of path; and which
+    of these are not as their tickets say, oldest first. There may be many: for a thread."""
     chosen: dict[str, Found] = {}
+    changed: dict[str, Found] = {}
     for file in found.files:
-        ticket = tickets.get(file.external_id)
-        if file.external_id not in chosen or (ticket and ticket["file_path"] == folder.shown(file.path)):
-            chosen[file.external_id] = file
-    return chosen
-
-
-def _differs(file: Found, ticket: Mapping[str, Any] | None, folder: Folder) -> bool:
-    if ticket is None or file.stamp.endswith("?"):
-        return True
-    return (file.stamp, folder.shown(file.path)) != (ticket["stamp"], ticket["file_path"])
+        id = file.external_id
+        ticket = tickets.get(id)
+        same_path = ticket is not None and ticket["file_path"] == folder.shown(file.path)
+        if id not in chosen or same_path:
+            chosen[id] = changed[id] = file
+            if same_path and ticket is not None and ticket["stamp"] == file.stamp and not file.stamp.endswith("?"):
+                del changed[id]
+    return chosen, sorted(changed.values(), key=_age)
 
 
 def _seen(ticket: Mapping[str, Any]) -> tuple[str, str, str]:

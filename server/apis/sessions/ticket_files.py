@@ -54,7 +54,7 @@ class Folder(NamedTuple):
 
     def shown(self, path: str) -> str:
         """The path in the repository of a file below the tickets folder."""
-        return str(Path(self.tickets, path))
+        return os.path.normpath(os.path.join(self.tickets, path))  # noqa: PTH118  # a tenth of what a Path costs
 
 
 class Content(NamedTuple):

@@ -51,7 +51,7 @@ async def ticket(app: web.Application, id: str) -> dict[str, Any]:
 async def list_tickets(request: ApiRequest) -> Answer:
     """A project's tickets, newest first; its folder is read before."""
     found = await project(request.app, request.path["id"])
-    await request.app[FOLDERS].read(found)
+    await request.app[FOLDERS].read(found["id"])
     where = []
     if state := request.query.get("state"):
         where.append(Filter("state", "==", state))
@@ -72,7 +72,7 @@ async def list_tickets(request: ApiRequest) -> Answer:
 async def list_prefixes(request: ApiRequest) -> dict[str, list[str]]:
     """The prefixes of a project's tickets; its folder is read before."""
     found = await project(request.app, request.path["id"])
-    await request.app[FOLDERS].read(found)
+    await request.app[FOLDERS].read(found["id"])
     query = tickets_of(found["id"])
     return {"data": sorted({record.decode()["prefix"] async for record in walk(request.storage, query)})}
 
@@ -86,7 +86,7 @@ async def list_prefixes(request: ApiRequest) -> dict[str, list[str]]:
 )
 async def sync_tickets(request: ApiRequest) -> dict[str, Any]:
     """Reads a project's folder."""
-    synced = await request.app[FOLDERS].read(await project(request.app, request.path["id"]))
+    synced = await request.app[FOLDERS].read(request.path["id"].lower())
     return {"message": "Tickets synced", "result": synced._asdict()}
 
 
@@ -109,7 +109,7 @@ async def create_ticket(request: ApiRequest) -> Answer:
             external_id = await asyncio.to_thread(_write_new, folder, slug, title)
         except Missing:
             raise ApiError("The project's folder is not there", status=409) from None
-        await folders.read_held(found)
+        await folders.read_held(found["id"])
         made = tickets_of(found["id"], Filter("external_id", "==", external_id))
         records = (await request.storage.find(made)).records
     if not records:

@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import stat
+import time
 import unicodedata
 from pathlib import Path
 from shutil import rmtree
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from homeport.server.apis.sessions import ticket_files
+from homeport.server.apis.sessions import syncing, ticket_files
 from homeport.server.apis.sessions.headings import title_in, with_title
 from homeport.server.apis.sessions.ticket_files import Folder, Missing
 
@@ -107,6 +108,20 @@ async def test_what_a_server_knew_is_known_after_a_restart(board: Board) -> None
     await board.desk.restart()
     assert await board.tickets() == before
     assert await board.sync() == (0, 0, 0, 0)
+
+
+async def test_files_that_have_not_changed_are_not_read(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(300):
+        board.put(f"{number % 7}/CSM-{number}.md", f"# Title {number}\n")
+    await asyncio.sleep(0.15)  # what was written just now may change again unnoticed
+    before = await board.tickets()
+    assert len(before) == 300
+    await board.desk.restart()
+    monkeypatch.setattr(syncing, "read_titles", None)
+    assert await board.tickets() == before
+    board.put("3/CSM-3.md", "# Changed\n")
+    monkeypatch.undo()
+    assert await board.titles() == {ticket["external_id"]: ticket["title"] for ticket in before} | {"CSM-3": "Changed"}
 
 
 @on_memory
@@ -454,3 +469,21 @@ async def test_any_name_any_text_and_any_title(board: Board, names: list[str], t
         renamed = await board.desk.call("PATCH", f"/tickets/{made['id']}/title", json={"title": title})
         assert renamed == await board.ticket("ADHOC-1")
         assert renamed["title"] == title.strip()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("back_end", ["sqlite"])
+async def test_five_thousand_tickets(board: Board) -> None:
+    """After the first time they are listed in under 200 ms."""
+    for number in range(5000):
+        board.put(f"{number % 50}/CSM-{number}.md", f"# Title {number}\n")
+    assert await board.sync() == (5000, 0, 0, 0)
+    await asyncio.sleep(0.15)
+    assert len(await board.tickets()) == 5000
+    times = []
+    for _ in range(10):
+        begin = time.perf_counter()
+        answer = await board.desk.server.get(f"/api/projects/{board.id}/tickets")
+        times.append(time.perf_counter() - begin)
+        assert answer.content.count(b'"external_id"') == 5000
+    assert min(times) < 0.2
