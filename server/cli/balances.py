@@ -34,7 +34,9 @@ def balances(config: Config) -> Finding | None:
     if not wrong:
         return Finding("ok", "balances", f"those of {count:,} profiles are what their ledgers come to")
     shown = "; ".join(wrong[:_SHOWN]) + (f"; and {len(wrong) - _SHOWN:,} more" if len(wrong) > _SHOWN else "")
-    return Finding("fatal", "balances", f"of {count:,} profiles, {len(wrong):,} are wrong: {shown}", _RESTORE)
+    return Finding(
+        "fatal", "balances", f"{len(wrong):,} of {count:,} are not what the ledger comes to: {shown}", _RESTORE
+    )
 
 
 async def _audit(storage: Storage) -> tuple[list[str], int]:
