@@ -7,8 +7,9 @@ whoever else changes it in between tries again.
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -17,7 +18,7 @@ from uuid_utils import uuid7
 
 from ....storage import Conflict, Delete, Query, Storage, StorageError, Write, retry, walk
 from ....storage.times import HOUR, SECOND
-from ...errors import NotFound
+from ...errors import ApiError, NotFound
 from ...keys import CLOCK, CONFIG, STORAGE
 from .account import Account
 from .documents import PROFILES, RESERVATIONS, Profile, Reservation, Tier, Transaction
@@ -36,6 +37,10 @@ _HELD: WeakKeyDictionary[Storage, set[str]] = WeakKeyDictionary()
 """The reservations on a store that somebody in this process works on."""
 
 
+_MAX_KNOWN = 10_000
+"""Profiles; some 700 bytes each."""
+
+
 class AlreadyDone(Exception):
     """What was to be written together with a change is there already, or gone already: somebody else has done it."""
 
@@ -50,6 +55,9 @@ class Ledger:
         self._longest = config.transcription.timeout * SECOND + HOUR
         self._spending = Spending(self._change)
         self._held = _HELD.setdefault(storage, set())
+        # As they were committed last, the latest at the end. What is committed on the strength of it has the version
+        # as its fence.
+        self._known: OrderedDict[str, tuple[Profile, int]] = OrderedDict()
 
     def starting_balance(self, tier: Tier) -> int:
         """The tokens that a tier begins with."""
@@ -76,20 +84,35 @@ class Ledger:
         has a version that does not hold."""
 
         async def attempt() -> _T:
+            known = self._known.pop(user_id, None)
+            if known is not None:
+                account = Account(*known, self._clock.now())
+                with suppress(ApiError):
+                    result = turn(account)
+                    if account.writes:
+                        return await self._commit(account, writes, result)
+            # Nothing came of it, or nobody knew: it is decided by what there is now.
             record = await self._record(user_id)
             account = Account(_profile(record), record.version, self._clock.now())
-            result = turn(account)
-            together = [*account.writes, *writes]
-            try:
-                if together:
-                    await self._storage.commit(together)
-            except Conflict as conflict:
-                if conflict.collection != PROFILES.name:
-                    raise AlreadyDone from conflict
-                raise
-            return result
+            return await self._commit(account, writes, turn(account))
 
         return await retry(self._storage, [f"{PROFILES.name}/{user_id}"], attempt)
+
+    async def _commit(self, account: Account, writes: Sequence[Write], result: _T) -> _T:
+        changes = account.writes
+        try:
+            if changes or writes:
+                commit = await self._storage.commit([*changes, *writes])
+        except Conflict as conflict:
+            if conflict.collection != PROFILES.name:
+                raise AlreadyDone from conflict
+            raise
+        if changes:
+            profile = account.profile
+            self._known[profile.user_id] = profile, commit.versions[0]
+            if len(self._known) > _MAX_KNOWN:
+                self._known.popitem(last=False)
+        return result
 
     # Spending
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ...errors import ApiError, ServiceUnavailable
 from .account import Account
@@ -17,8 +17,13 @@ from .account import Account
 _T = TypeVar("_T")
 Turn = Callable[[Account], _T]
 """What somebody does to a profile. Where it raises an `ApiError`, it has not done it."""
-Change = Callable[[str, Turn[None]], Awaitable[None]]
-"""Does something to a profile and commits it. It may do so again, where others did something in between."""
+
+
+class Change(Protocol):
+    """Does something to a profile and commits it. It may do so again, where others did something in between."""
+
+    def __call__(self, user_id: str, turn: Turn[_T], /) -> Awaitable[_T]: ...
+
 
 MAX_TOGETHER = 256
 MAX_WAITING = 4096
@@ -29,12 +34,11 @@ _RETRY_SECONDS = 1
 class _Waiting:
     """Somebody who waits for a turn, and for its commit."""
 
-    __slots__ = ("begun", "future", "turn")
+    __slots__ = ("future", "turn")
 
     def __init__(self, turn: Turn[Any]) -> None:
         self.turn = turn
         self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.begun = False
 
     def tell(self, outcome: object) -> None:
         if self.future.done():
@@ -56,28 +60,31 @@ class Spending:
     async def take(self, user_id: str, turn: Turn[_T]) -> _T:
         """What a turn at a profile comes to, once that is durable. Turns are taken in the order in which they came.
 
-        One that is cancelled while it waits does not take place; one that is cancelled later does, and that is known
-        before it ends. Raises what the turn or its commit raises, and `ServiceUnavailable` where too many wait.
+        One that is cancelled while it waits does not take place; one that is cancelled later may. Raises what the turn
+        or its commit raises, and `ServiceUnavailable` where too many wait.
         """
-        waiting = _Waiting(turn)
         queue = self._queues.get(user_id)
         if queue is None:
-            queue = self._queues[user_id] = deque()
-            task = asyncio.create_task(self._serve(user_id, queue), name="spending")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        elif len(queue) >= MAX_WAITING:
+            return await self._alone(user_id, turn)
+        if len(queue) >= MAX_WAITING:
             raise ServiceUnavailable("Too many requests of this profile are waiting", retry_after=_RETRY_SECONDS)
+        waiting = _Waiting(turn)
         queue.append(waiting)
-        try:
-            result: _T = await asyncio.shield(waiting.future)
-        except asyncio.CancelledError:
-            if waiting.begun:
-                await asyncio.wait([waiting.future])
-            if not waiting.future.cancel() and not waiting.future.cancelled():
-                waiting.future.exception()  # seen, by nobody else
-            raise
+        result: _T = await waiting.future
         return result
+
+    async def _alone(self, user_id: str, turn: Turn[_T]) -> _T:
+        """As nearly all are: who comes first needs no queue, and leaves one behind where others came meanwhile."""
+        queue = self._queues[user_id] = deque()
+        try:
+            return await self._change(user_id, turn)
+        finally:
+            if queue:
+                task = asyncio.create_task(self._serve(user_id, queue), name="spending")
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+            else:
+                del self._queues[user_id]
 
     async def _serve(self, user_id: str, queue: deque[_Waiting]) -> None:
         """Commits what has gathered until nobody waits."""
@@ -98,7 +105,6 @@ class Spending:
             while queue and len(turns) < MAX_TOGETHER:
                 waiting = queue.popleft()
                 if not waiting.future.done():
-                    waiting.begun = True
                     turns.append(waiting)
             outcomes.extend(_outcome(waiting.turn, account) for waiting in turns)
 
