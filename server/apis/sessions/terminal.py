@@ -10,7 +10,7 @@ import termios
 import tty
 from codecs import getincrementaldecoder
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ...errors import ApiError, ServiceUnavailable
 from .dialects import Message, enveloped
@@ -40,6 +40,7 @@ class Terminal:
         self._process = process
         self._exit = asyncio.create_task(process.wait(), name="terminal")
         self._decode = getincrementaldecoder("utf-8")(errors="replace").decode
+        self._closed = False
 
     @classmethod
     async def open(cls, command: Sequence[str], columns: int, rows: int) -> Terminal:
@@ -77,10 +78,11 @@ class Terminal:
                 return text
 
     async def write(self, text: str) -> None:
-        """Types; returns when all of it is taken. Raises OSError, or `TimeoutError` where the program reads nothing."""
+        """Types; returns when all of it is taken. Raises OSError where the program has ended, or `TimeoutError` where it
+        reads nothing."""
         data = memoryview(text.encode())
         async with asyncio.timeout(_TAKES_NOTHING_SECONDS):
-            while data:
+            while data and not self._closed:
                 try:
                     data = data[os.write(self._master, data) :]
                 except BlockingIOError:
@@ -88,24 +90,30 @@ class Terminal:
 
     def resize(self, columns: int, rows: int) -> None:
         termios.tcsetwinsize(self._master, (rows, columns))
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGWINCH)  # the terminal is not its controlling one
+        self._signal(signal.SIGWINCH)  # the terminal is not its controlling one
 
     async def exit_code(self) -> int:
         """Waits for the end; after a signal it is negative."""
         return await asyncio.shield(self._exit)
 
-    async def close(self) -> None:
-        """Ends the process, if it has not ended, and lets the terminal go."""
+    def close(self) -> None:
+        """Ends the process, if it has not ended, and lets the terminal go; closing twice is no error."""
+        if self._closed:
+            return
+        self._closed = True
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._master)
+        loop.remove_writer(self._master)
         os.close(self._master)
-        with suppress(ProcessLookupError):
-            self._process.terminate()
-        done, _ = await asyncio.wait([self._exit], timeout=_EXIT_SECONDS)
-        if not done:
-            self._process.kill()
-            await self._exit
+        self._signal(signal.SIGTERM)
+        kill = loop.call_later(_EXIT_SECONDS, self._signal, signal.SIGKILL)
+        self._exit.add_done_callback(lambda _: kill.cancel())
 
-    async def _ready(self, side: str) -> None:
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def _ready(self, side: Literal["reader", "writer"]) -> None:
         """Waits until the terminal can be read or written, or the process has ended."""
         loop = asyncio.get_running_loop()
         ready = loop.create_future()
@@ -114,16 +122,15 @@ class Terminal:
             if not ready.done():
                 ready.set_result(None)
 
-        add, remove = (
-            (loop.add_reader, loop.remove_reader) if side == "reader" else (loop.add_writer, loop.remove_writer)
-        )
-        add(self._master, wake)
+        reads = side == "reader"
+        (loop.add_reader if reads else loop.add_writer)(self._master, wake)
         self._exit.add_done_callback(wake)
         try:
             await ready
         finally:
-            remove(self._master)
             self._exit.remove_done_callback(wake)
+            if not self._closed:  # else the descriptor may be another's
+                (loop.remove_reader if reads else loop.remove_writer)(self._master)
 
 
 class Terminals:
@@ -136,7 +143,7 @@ class Terminals:
 
     async def attach(self, session_id: str, command: Sequence[str], columns: int, rows: int) -> None:
         """Shows a session; anew, if it is shown already. ``command`` attaches to it."""
-        await self.detach(session_id)
+        self.detach(session_id)
         if len(self._terminals) >= MAX_TERMINALS:
             raise ApiError(f"A client may attach to {MAX_TERMINALS} sessions at a time", status=409)
         try:
@@ -161,17 +168,18 @@ class Terminals:
         """Raises `ApiError`."""
         self._find(session_id).resize(columns, rows)
 
-    async def detach(self, session_id: str) -> None:
+    def detach(self, session_id: str) -> None:
         """Shows a session no more; one that is not shown is no error."""
         if session_id in self._terminals:
-            _, showing = self._terminals.pop(session_id)
+            terminal, showing = self._terminals.pop(session_id)
             showing.cancel()
-            await asyncio.wait([showing])
+            terminal.close()
 
-    async def detach_all(self) -> list[str]:
+    def detach_all(self) -> list[str]:
         """Shows no session any more; those that were."""
         shown = list(self._terminals)
-        await asyncio.gather(*map(self.detach, shown))
+        for session_id in shown:
+            self.detach(session_id)
         return shown
 
     def _find(self, session_id: str) -> Terminal:
@@ -189,7 +197,7 @@ class Terminals:
             self._terminals.pop(session_id, None)
             self._tell(enveloped("pty:exit", sessionId=session_id, exitCode=code))
         finally:
-            await terminal.close()
+            terminal.close()
 
 
 def _environment() -> dict[str, str]:

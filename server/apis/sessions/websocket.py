@@ -73,7 +73,7 @@ async def live(request: ApiRequest) -> web.StreamResponse:
                 with app[EVENTS].heard_by(client.tell):
                     await client.listen()
             finally:
-                await client.leave()
+                client.leave()
         else:
             stream.end(WRONG_KEY, "Missing or invalid API key")
             async for _ in stream.response:
@@ -106,11 +106,11 @@ class Client:
                 await self._take(message.data)
                 await self.stream.drained()
 
-    async def leave(self) -> None:
+    def leave(self) -> None:
         """Lets go of what the client had."""
         for session_id in tuple(self._subscriptions):
             self._unsubscribe(session_id)
-        await self._terminals.detach_all()
+        self._terminals.detach_all()
 
     async def _take(self, data: str | bytes) -> None:
         try:
@@ -146,10 +146,10 @@ class Client:
             case PtyResize(session_id, columns, rows):
                 self._terminals.resize(session_id, columns, rows)
             case PtyDetach(str(session_id)):
-                await self._terminals.detach(session_id)
+                self._terminals.detach(session_id)
                 self.tell(dialects.enveloped("pty:detached", sessionId=session_id))
             case PtyDetach():
-                for session_id in await self._terminals.detach_all():
+                for session_id in self._terminals.detach_all():
                     self.tell(dialects.enveloped("pty:detached", sessionId=session_id))
 
     async def _subscribe(self, session_id: str) -> None:

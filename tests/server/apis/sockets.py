@@ -77,15 +77,19 @@ class Socket:
             text += message["payload"]["data"]
         return text
 
-    async def measured(self, id: str, *, rows: int, columns: int) -> None:
-        """Waits until `ECHO`, in a terminal, finds it of a size; tmux may take a moment to tell it."""
+    async def insist(self, id: str, data: str, ending: str) -> None:
+        """Types into a terminal, again and again, until it shows this."""
         for _ in range(60):
-            await self.envelope("pty:data", sessionId=id, data="run stty size\r")
+            await self.envelope("pty:data", sessionId=id, data=data)
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.5):
-                    await self.shown(f"{rows} {columns}")
+                    await self.shown(ending)
                     return
         raise TimeoutError
+
+    async def measured(self, id: str, *, rows: int, columns: int) -> None:
+        """Waits until `ECHO`, in a terminal, finds it of a size; tmux may take a moment to tell it."""
+        await self.insist(id, "run stty size\r", f"{rows} {columns}")
 
 
 def text_of(message: Any) -> str:
