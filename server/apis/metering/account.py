@@ -88,9 +88,14 @@ class Account:
         return account
 
     @property
+    def changed(self) -> bool:
+        """Whether anything happened."""
+        return self.profile is not self._read
+
+    @property
     def writes(self) -> list[Write]:
         """What makes it so, all in one commit; nothing where nothing happened."""
-        if self.profile is self._read:
+        if not self.changed:
             return []
         return [Put(PROFILES, self.profile.user_id, self.profile._asdict(), self._version), *self._also]
 

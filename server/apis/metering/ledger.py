@@ -89,7 +89,7 @@ class Ledger:
                 account = Account(*known, self._clock.now())
                 with suppress(ApiError):
                     result = turn(account)
-                    if account.writes:
+                    if account.changed:
                         return await self._commit(account, writes, result)
             # Nothing came of it, or nobody knew: it is decided by what there is now.
             record = await self._record(user_id)
