@@ -177,7 +177,7 @@ class _Protocol(APNsTLSClientProtocol):
         self._end()
         if self.inactivity_timer:
             self.inactivity_timer.cancel()
-        if isinstance(self.transport, asyncio.Transport):
+        if self.transport is not None:
             self.transport.abort()
 
     def _end(self) -> None:

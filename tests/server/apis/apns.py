@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import trustme
 from cryptography.hazmat.primitives import serialization
@@ -101,10 +101,9 @@ class _Connection(asyncio.Protocol):
         self._requests: dict[int, tuple[dict[str, str], bytearray]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
         assert transport.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
         self._service.connections += 1
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
         self._open.add(transport)
         self._h2.initiate_connection()
         transport.write(self._h2.data_to_send())

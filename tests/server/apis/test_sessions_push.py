@@ -8,6 +8,7 @@ from typing import Any
 
 import jwt
 import pytest
+import uvloop
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from homeport.server.apis.sessions import apns
@@ -392,3 +393,25 @@ async def test_it_stops_while_the_service_is_silent(start: Start) -> None:
     pushing.service.will(ONE, Say(None))
     pushing.send("a", "b", {})
     await pushing.service.until(1)  # and the fixture stops it now
+
+
+def test_on_the_loop_of_a_server_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`homeport serve` runs on uvloop, whose transports are of other classes."""
+    monkeypatch.setattr(apns, "ANSWER_SECONDS", 0.3)
+
+    async def push_to_a_silent_service() -> None:
+        async with push_service(tmp_path) as (service, trusted), MemoryStorage() as storage:
+            monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+            await storage.declare(DEVICES)
+            config = ApnsConfig(key=Secret(KEY), key_id=KEY_ID, team_id=TEAM_ID, topic=TOPIC, server=service.url)
+            pushing = Pushing(service, storage, config)
+            running = asyncio.create_task(pushing.pusher.run())
+            await pushing.register(ONE)
+            service.will(ONE, Say(None), Say(500))
+            pushing.send("a", "b", {})
+            await pushing.pushes(3)
+            assert service.connections == 2
+            running.cancel()
+            await asyncio.wait([running])
+
+    uvloop.run(push_to_a_silent_service())
