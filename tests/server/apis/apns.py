@@ -106,7 +106,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by its class
         self._open.add(transport)
         self._h2.initiate_connection()
-        transport.write(self._h2.data_to_send())
+        self._transport.write(self._h2.data_to_send())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._open.discard(self._transport)
