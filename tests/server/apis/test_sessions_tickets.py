@@ -12,7 +12,7 @@ from homeport.server.apis.sessions.runner import RUNNER
 from homeport.server.errors import ServiceUnavailable
 
 from .conftest import Served, on_memory
-from .sessions_kit import Desk, until
+from .sessions_kit import Desk
 
 NOBODY = "018f0000-0000-7000-8000-000000000000"
 FOLDER = "docs/jira-tickets"
@@ -291,21 +291,6 @@ async def test_feedback_is_kept_for_the_next_session(desk: Desk) -> None:
     assert (await shown(desk, id))["state"] == "in_progress"
     again = (await desk.call("POST", f"/tickets/{id}/start"))["session"]
     assert await prompt_of(desk, again) == ["# First\n\nDo it.\n"]
-
-
-@on_memory
-async def test_a_session_that_ends_well_takes_its_ticket_to_review(desk: Desk) -> None:
-    ticket = await ticket_on(desk)
-    session = (await desk.call("POST", f"/tickets/{ticket['id']}/start"))["session"]
-    await desk.printed(session["id"], "[")
-    await desk.type(session["id"], "exit 0")
-
-    async def in_review() -> bool:
-        return bool((await shown(desk, ticket["id"]))["state"] == "review")
-
-    await until(in_review)
-    assert (await history(desk, ticket["id"]))[0] == ("in_progress", "review", "auto", "session_completed")
-    await desk.call("POST", f"/tickets/{ticket['id']}/approve")
 
 
 @on_memory
