@@ -37,7 +37,7 @@ T = TypeVar("T")
     errors=(404, 409),
     auth=caller,
 )
-async def show_one(request: ApiRequest) -> dict[str, Any]:
+async def ticket_details(request: ApiRequest) -> dict[str, Any]:
     """A ticket with what is in its file."""
     found, content = await with_content(request.app, request.path["id"])
     return {**show_ticket(found), "project_id": found["project_id"], **_shown(content)}

@@ -80,7 +80,7 @@ async def create_project(request: ApiRequest) -> Answer:
     errors=(404,),
     auth=caller,
 )
-async def show(request: ApiRequest) -> dict[str, Any]:
+async def project_details(request: ApiRequest) -> dict[str, Any]:
     """A project, how many tickets of each state it has, and the newest of its sessions that has not ended."""
     found = await project(request.app, request.path["id"])
     await request.app[FOLDERS].read(found["id"])
