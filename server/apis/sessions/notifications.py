@@ -111,6 +111,7 @@ async def count_notifications(request: ApiRequest) -> dict[str, Any]:
     "/api/notifications/{id}/read",
     params="sessions#/$defs/Id",
     returns={200: "sessions#/$defs/Notification"},
+    errors=(404,),
     auth=caller,
 )
 async def read_notification(request: ApiRequest) -> dict[str, Any]:
@@ -151,6 +152,7 @@ async def read_all_notifications(request: ApiRequest) -> dict[str, Any]:
     "/api/notifications/{id}",
     params="sessions#/$defs/Id",
     returns={200: "sessions#/$defs/Success"},
+    errors=(404,),
     auth=caller,
 )
 async def dismiss_notification(request: ApiRequest) -> dict[str, Any]:

@@ -78,8 +78,8 @@ class Terminal:
                 return text
 
     async def write(self, text: str) -> None:
-        """Types; returns when all of it is taken. Raises OSError where the program has ended, or `TimeoutError` where it
-        reads nothing."""
+        """Types; returns when all of it is taken. Raises OSError where the program has ended, and `TimeoutError` where
+        it reads nothing."""
         data = memoryview(text.encode())
         async with asyncio.timeout(_TAKES_NOTHING_SECONDS):
             while data and not self._closed:

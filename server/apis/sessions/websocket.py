@@ -59,8 +59,8 @@ async def _whoever(request: ApiRequest) -> bool:
     return True
 
 
-@api.websocket("/", auth=_whoever)
-@api.websocket("/ws", auth=_whoever)
+@api.websocket("/", errors=(503,), auth=_whoever)
+@api.websocket("/ws", errors=(503,), auth=_whoever)
 async def live(request: ApiRequest) -> web.StreamResponse:
     """A client's messages and the server's, until one of them closes."""
     app = request.app
