@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from uuid_utils import uuid7
 
-from ....storage import ABSENT, Delete, DeleteWhere, Filter, Put, Query, Write, retry, walk
+from ....storage import ABSENT, Delete, DeleteWhere, Filter, Put, Query, Record, Write, retry
 from ....storage.times import format_time
 from ...errors import NotFound
 from ...keys import CLOCK, STORAGE
@@ -97,8 +97,8 @@ class TicketFolders:
         if fingerprint is not None and known == (folder, fingerprint):
             self._known[project_id] = known, errors
             return Synced(errors=errors)
-        tickets = {t["external_id"]: t async for t in self._tickets(project_id)}
-        chosen, changed = await asyncio.to_thread(_compared, found, tickets, folder)
+        kept = (await self._app[STORAGE].find(tickets_of(project_id))).records
+        tickets, chosen, changed = await asyncio.to_thread(_compared, found, kept, folder)
         titles = await asyncio.to_thread(read_titles, folder, [file.path for file in changed]) if changed else {}
         created, updated = await self._write(project_id, folder, changed, titles, tickets)
         gone = [ticket for external_id, ticket in tickets.items() if external_id not in chosen]
@@ -107,10 +107,6 @@ class TicketFolders:
         if fingerprint is not None and deleted == len(gone):
             self._known[project_id] = (folder, fingerprint), errors
         return Synced(created, updated, deleted, errors)
-
-    async def _tickets(self, project_id: str) -> Any:
-        async for record in walk(self._app[STORAGE], tickets_of(project_id)):
-            yield {"id": record.id, **record.decode()}
 
     async def _write(
         self,
@@ -179,10 +175,11 @@ def removal(ticket_id: str) -> tuple[Write, Write]:
 
 
 def _compared(
-    found: Scan, tickets: Mapping[str, Mapping[str, Any]], folder: Folder
-) -> tuple[dict[str, Found], list[Found]]:
-    """One file for each external id, of several the one that the ticket has, else the first in order of path; and which
-    of these are not as their tickets say, oldest first. There may be many: for a thread."""
+    found: Scan, kept: Sequence[Record], folder: Folder
+) -> tuple[dict[str, dict[str, Any]], dict[str, Found], list[Found]]:
+    """The tickets that are kept; one file for each external id, of several the one that the ticket has, else the first
+    in order of path; and which of these are not as their tickets say, oldest first. There may be many: for a thread."""
+    tickets = {ticket["external_id"]: ticket for ticket in ({"id": r.id, **r.decode()} for r in kept)}
     chosen: dict[str, Found] = {}
     changed: dict[str, Found] = {}
     for file in found.files:
@@ -193,7 +190,7 @@ def _compared(
             chosen[id] = changed[id] = file
             if same_path and ticket is not None and ticket["stamp"] == file.stamp and not file.stamp.endswith("?"):
                 del changed[id]
-    return chosen, sorted(changed.values(), key=_age)
+    return tickets, chosen, sorted(changed.values(), key=_age)
 
 
 def _seen(ticket: Mapping[str, Any]) -> tuple[str, str, str]:
