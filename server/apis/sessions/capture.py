@@ -2,8 +2,7 @@
 
 It outlives the server, and is a program of its own for that: it starts without site-packages, and imports the standard
 library alone. A session's folder holds segments, each named by how many bytes were printed before it, of which the two
-newest stay; a pipe, `WAKE`, that tells a server that there is something to read; a pipe, `LAST`, by which tmux tells
-that the program has ended (which does not end what tmux pipes); and then `ENDED`.
+newest stay; a pipe, `WAKE`, that tells a server that there is something to read; and, at the end, `ENDED`.
 """
 
 # pathlib takes longer to import than all the rest.
@@ -13,13 +12,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-import select
 import sys
 import time
 
 SEGMENT_BYTES = 4 << 20
 WAKE = "wake"
-LAST = "last"
 ENDED = "ended"
 _READ_BYTES = 64 * 1024
 _GATHER_SECONDS = 0.01
@@ -33,13 +30,6 @@ def segments(folder: str) -> list[int]:
 
 def segment_path(folder: str, start: int) -> str:
     return os.path.join(folder, f"{start:020}")
-
-
-def open_pipe(path: str) -> int:
-    """A named pipe, made where there is none, that is never at its end, since it is open for writing as well."""
-    if not os.path.exists(path):
-        os.mkfifo(path, 0o600)
-    return os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 class _Writer:
@@ -103,23 +93,12 @@ def main(folder: str) -> None:
     fcntl.flock(lock, fcntl.LOCK_EX)  # until the one before has written the rest
     if os.path.exists(os.path.join(folder, ENDED)):
         os.unlink(os.path.join(folder, ENDED))
-    last = open_pipe(os.path.join(folder, LAST))
     writer = _Writer(folder)
-    while data := _read(last):
+    while data := os.read(0, _READ_BYTES):
         writer.write(data)
         writer.wake()
         time.sleep(_GATHER_SECONDS)
     writer.end()
-
-
-def _read(last: int) -> bytes:
-    """What comes next; nothing, when there will be no more."""
-    if last in select.select([0, last], [], [])[0]:
-        os.set_blocking(0, False)  # all that was printed has come
-    try:
-        return os.read(0, _READ_BYTES)
-    except BlockingIOError:
-        return b""
 
 
 if __name__ == "__main__":

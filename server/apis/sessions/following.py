@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 
-from .capture import ENDED, WAKE, open_pipe, segment_path, segments
+from .capture import ENDED, WAKE, segment_path, segments
 from .output import MAX_LINES, Output
 
 log = logging.getLogger(__name__)
@@ -94,10 +94,13 @@ class Readers:
 
     def _turn(self) -> None:
         until = perf_counter() + _TURN_SECONDS
-        while self._waiting and perf_counter() < until:
-            self._waiting.popleft().read()
-        rest = bool(self._waiting)
-        self._timer = asyncio.get_running_loop().call_later(_TURN_SECONDS, self._turn) if rest else None
+        self._timer = None
+        try:
+            while self._waiting and perf_counter() < until:
+                self._waiting.popleft().read()
+        finally:
+            if self._waiting:
+                self._timer = asyncio.get_running_loop().call_later(_TURN_SECONDS, self._turn)
 
 
 class Follower:
@@ -115,7 +118,8 @@ class Follower:
 
     async def open(self) -> None:
         """Reads what there is, and then what comes. Raises OSError."""
-        self._pipe = await asyncio.to_thread(open_pipe, str(self._folder / WAKE))
+        # Open for writing as well, it is never at its end.
+        self._pipe = os.open(self._folder / WAKE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self.output, self._tail = await asyncio.to_thread(load, self._folder)
         asyncio.get_running_loop().add_reader(self._pipe, self._woken)
         self._due()
@@ -161,9 +165,11 @@ class Follower:
 
 
 def make_folder(folder: Path) -> None:
-    """A session's folder, for its owner alone."""
+    """A session's folder, for its owner alone, with the pipe that `capture` tells us by."""
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
+    with suppress(FileExistsError):
+        os.mkfifo(folder / WAKE, 0o600)
 
 
 def remove_folder(folder: Path) -> None:

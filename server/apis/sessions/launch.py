@@ -1,36 +1,70 @@
-"""Becomes the command of a session; tmux runs this in the session's window.
+"""Runs the command of a session, and keeps its exit status; tmux runs this in the session's window.
 
 tmux takes commands of 16 KB at most, expands formats in some of its arguments and treats a last ``;`` in a way of its
-own. What is to be run therefore comes in a file, and reaches the command as it is. Like `capture`, this imports the
-standard library alone.
+own. What is to be run therefore comes in a file, and reaches the command as it is. The status is written down here
+because tmux does not always know it, and forgets it when it ends. Like `capture`, this imports the standard library
+alone.
 """
-
-# pathlib takes longer to import than all the rest.
-# ruff: noqa: PTH108, PTH123
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
+from pathlib import Path
 
-NOT_FOUND = 127
+LAUNCH = "launch.json"
+_STATUS = "status"
+_NOT_RUN = 127
 """The exit status where a command cannot be run, as shells have it."""
+_PASSED_ON = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP)
+"""What a terminal sends to all in its foreground: it is meant for the command."""
 
 
-def main(path: str) -> None:
-    with open(path, encoding="utf-8") as file:
-        launch = json.load(file)
-    os.unlink(path)
-    command = launch["command"]
-    os.environ.update(launch["environment"])
+def exit_status(folder: Path) -> int | None:
+    """The status that a session's command ended with; None where it was killed, or its window closed."""
     try:
-        os.chdir(launch["folder"])
-        os.execvp(command[0], command)  # noqa: S606  # no shell is what is wanted
+        return int((folder / _STATUS).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def main(folder: Path) -> int:
+    launch = json.loads((folder / LAUNCH).read_text("utf-8"))
+    (folder / LAUNCH).unlink()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
+        _become(launch["command"], launch["folder"], launch["environment"])
+    closed: list[int] = []
+    for number in _PASSED_ON:
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, lambda number, _: closed.append(number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _PASSED_ON)
+    while True:
+        _, status = os.waitpid(child, os.WUNTRACED)
+        if not os.WIFSTOPPED(status):
+            break
+        os.kill(child, signal.SIGCONT)  # nobody else would: there is no shell
+    if os.WIFSIGNALED(status):
+        return 128 + os.WTERMSIG(status)
+    code = os.WEXITSTATUS(status)
+    if not closed:  # else that is how it takes it
+        (folder / _STATUS).write_text(str(code))
+    return code
+
+
+def _become(command: list[str], folder: str, environment: dict[str, str]) -> None:
+    try:
+        os.chdir(folder)
+        os.execvpe(command[0], command, {**os.environ, **environment})  # noqa: S606  # no shell is what is wanted
     except OSError as error:
-        sys.stderr.write(f"{command[0]} cannot be run in {launch['folder']}: {error.strerror}\n")
-        sys.exit(NOT_FOUND)
+        sys.stderr.write(f"{command[0]} cannot be run in {folder}: {error.strerror}\n")
+        sys.stderr.flush()
+        os._exit(_NOT_RUN)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    sys.exit(main(Path(sys.argv[1])))

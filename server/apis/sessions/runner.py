@@ -25,10 +25,11 @@ from ...keys import CLOCK, CONFIG, STORAGE
 from . import states
 from .events import EVENTS
 from .following import Follower, Readers, load, make_folder, remove_folder
+from .launch import LAUNCH, exit_status
 from .notifications import notify
 from .output import Output
 from .records import ACTIVE, SESSIONS, active
-from .tmux import LAUNCH, Pane, Tmux, TmuxRefused, TmuxSession, TmuxUnavailable
+from .tmux import Pane, Tmux, TmuxRefused, TmuxSession, TmuxUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -303,11 +304,8 @@ class Runner:
 
     async def _match(self, session: dict[str, Any], pane: Pane | None) -> bool:
         id: str = session["id"]
-        if pane is None or pane.dead:
-            concluded = await self._conclude(id, pane.status if pane else None)
-            if pane is not None:
-                await self._tmux.kill(pane)
-            return concluded
+        if pane is None:
+            return await self._conclude(id, await asyncio.to_thread(exit_status, self._folder / id))
         live = self._live.get(id)
         if live is not None:
             live.pane = pane
@@ -341,7 +339,7 @@ class Runner:
         except NotFound:
             self._release(session_id)
 
-    async def _conclude(self, id: str, exit_status: int | None, *, stopped: bool = False) -> bool:
+    async def _conclude(self, id: str, status_code: int | None, *, stopped: bool = False) -> bool:
         """Writes down that a session has ended, once; whether it was not known. The ticket goes first: were the server
         killed in between, the end would be seen again."""
         storage = self._app[STORAGE]
@@ -350,7 +348,7 @@ class Runner:
             if session["status"] not in ACTIVE:
                 return False
             stopped = stopped or bool(session.get("stopping"))
-            status = "completed" if stopped or exit_status == 0 else "error"
+            status = "completed" if stopped or status_code == 0 else "error"
             moved = status == "completed" and not stopped and await self._to_review(session["ticket_id"])
             ended = {"status": status, "ended_at": self._now(), "busy_ticket": None}
             await self._change(id, ended)
@@ -361,7 +359,7 @@ class Runner:
                 self._app, "review_ready", "A session has completed its ticket", title="Ready for review", **about
             )
         if status == "error":
-            why = "was ended from outside" if exit_status is None else f"ended with status {exit_status}"
+            why = "was ended from outside" if status_code is None else f"ended with status {status_code}"
             await notify(self._app, "error", f"A session {why}", title="Session failed", **about)
         if live := self._live.get(id):
             live.ended.set()

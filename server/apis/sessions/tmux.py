@@ -29,15 +29,15 @@ _MAX_CALLS = 8
 """At a time."""
 _COLUMNS, _ROWS = 200, 50
 """Of a window that nobody looks at."""
+_ENDING = ("server exited", "lost server")
+"""What tmux says where its server ends, having no session any more, just when it is asked."""
+_NO_SOCKET = "(No such file or directory)"
 SESSION_OPTION = "@homeport_session"
 """A pane's, holds the session's id: ids of panes begin anew with each tmux server."""
 VIEW_PREFIX = "homeport-view-"
 """Of the tmux sessions that terminals look through."""
 _UNPLAIN = str.maketrans(dict.fromkeys(":.#$\\", "_"))
-_PANE = (
-    *("pane_id", "window_id", "session_id", "session_name"),
-    *("pane_pid", "pane_dead", "pane_dead_status", "pane_pipe", SESSION_OPTION),
-)
+_PANE = ("pane_id", "window_id", "session_id", "session_name", "pane_pid", "pane_pipe", SESSION_OPTION)
 
 
 class TmuxUnavailable(ServiceUnavailable):
@@ -49,14 +49,12 @@ class TmuxRefused(Exception):
 
 
 class Pane(NamedTuple):
-    """A pane of one of our windows; ``status``: the exit status of its program, if it has ended with one."""
+    """A pane of one of our windows; ``pid``: of the program in it; ``piped``: whether what it prints is kept."""
 
     pane_id: str
     window_id: str
     tmux_session_id: str
     pid: int
-    dead: bool
-    status: int | None
     piped: bool
 
 
@@ -104,17 +102,9 @@ class Tmux:
         """Our panes that there are, by the session's id."""
         found: dict[str, Pane] = {}
         rows = await self._list("list-panes", _PANE, "-a")
-        for id, window, session, name, pid, dead, status, piped, ours in rows:
+        for id, window, session, name, pid, piped, ours in rows:
             if ours and not (ours in found and name.startswith(VIEW_PREFIX)):
-                found[ours] = Pane(
-                    pane_id=id,
-                    window_id=window,
-                    tmux_session_id=session,
-                    pid=int(pid),
-                    dead=dead == "1",
-                    status=int(status) if status else None,
-                    piped=piped == "1",
-                )
+                found[ours] = Pane(id, window, session, int(pid), piped == "1")
         return found
 
     async def open(self, session_id: str, *, tmux_session: str, window: str, folder: Path, cwd: str) -> Pane:
@@ -128,15 +118,14 @@ class Tmux:
         where: tuple[str, ...] = ("new-session", "-s", _escaped(name), "-x", str(_COLUMNS), "-y", str(_ROWS))
         if known is not None:
             where = ("new-window", "-t", f"{known}:")
-        program = (sys.executable, "-I", "-S", launch.__file__, str(folder / LAUNCH))
+        program = (sys.executable, "-I", "-S", launch.__file__, str(folder))
         shown = ("-d", "-P", "-F", _format(_PANE))
         target = f"{known or '=' + name}:={session_id}"
         try:
             [[pane, window_id, opened_in, _, pid, *_]] = await self._rows(
                 *(*where, *shown, "-n", session_id, *map(_escaped, program), ";"),
-                *("set-option", "-p", "-t", target, "remain-on-exit", "on", ";"),
+                *("set-option", "-p", "-t", target, "remain-on-exit", "off", ";"),
                 *("set-option", "-p", "-t", target, SESSION_OPTION, session_id, ";"),
-                *("set-hook", "-p", "-t", target, "pane-died", _tell_of_end(folder), ";"),
                 *("pipe-pane", "-t", target, _escaped(_capture(folder)), ";"),
                 *("rename-window", "-t", target, "--", _escaped(plain_name(window))),
                 cwd=cwd,
@@ -145,7 +134,7 @@ class Tmux:
             with suppress(TmuxRefused):  # it had not come to the window
                 await self.run("kill-window", "-t", target)
             raise
-        return Pane(pane, window_id, opened_in, int(pid), dead=False, status=None, piped=True)
+        return Pane(pane, window_id, opened_in, int(pid), piped=True)
 
     async def pipe(self, pane: Pane, folder: Path) -> None:
         """Has what a pane prints kept again, where that has ended."""
@@ -220,7 +209,7 @@ class Tmux:
         try:
             return await self._rows(command, *options, "-F", _format(fields))
         except TmuxRefused as error:
-            if str(error).startswith("no server running") or str(error).endswith("(No such file or directory)"):
+            if str(error).startswith(("no server running", *_ENDING)) or str(error).endswith(_NO_SOCKET):
                 return []
             log.warning("tmux: %s", error)
             raise TmuxUnavailable("tmux cannot be reached") from error
@@ -229,10 +218,6 @@ class Tmux:
         out = await self.run(*arguments, cwd=cwd)
         fields = arguments[arguments.index("-F") + 1].count("\t")
         return [line.split("\t", fields) for line in out.splitlines()]
-
-
-LAUNCH = "launch.json"
-"""What is to be run in a session's window, see `launch`."""
 
 
 def _format(fields: Sequence[str]) -> str:
@@ -250,21 +235,10 @@ def _capture(folder: Path) -> str:
     return f"exec {' '.join(map(_word, words))}".replace("%", "%%")
 
 
-def _tell_of_end(folder: Path) -> str:
-    """tmux's command that tells `capture` that the program has ended. Opened so, the pipe waits for no reader."""
-    return f"run-shell -b {_quoted(f'echo 1<>{_word(str(folder / capture.LAST))}')}"
-
-
 def _word(text: str) -> str:
     """A word of a shell's command in which tmux expands formats: a quote after ``#`` keeps it from being one of tmux's,
     and for the shell ends a quotation that goes on at once."""
     return "'" + text.replace("'", "'\\''").replace("#", "#''") + "'"
-
-
-def _quoted(text: str) -> str:
-    """One argument of a command that tmux parses: what might have a meaning there in octal."""
-    plain = frozenset(b"/-_. abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789")
-    return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in text.encode()) + '"'
 
 
 def _attend(pane: Pane) -> tuple[str, ...]:

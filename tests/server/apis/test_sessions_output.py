@@ -198,21 +198,6 @@ def test_one_that_begins_again_goes_on_after_the_one_before(tmp_path: Path) -> N
     assert (tmp_path / capture.ENDED).exists()
 
 
-def test_the_last_is_read_before_the_end(tmp_path: Path) -> None:
-    """tmux tells of the end beside the pipe, which stays open."""
-    process = keep(tmp_path)
-    assert process.stdin is not None
-    process.stdin.write(b"x" * 50_000)
-    process.stdin.flush()
-    while not (tmp_path / capture.LAST).exists():
-        time.sleep(0.01)
-    with (tmp_path / capture.LAST).open("r+b", buffering=0) as pipe:
-        pipe.write(b".")
-    assert process.wait(20) == 0
-    process.stdin.close()
-    assert (tmp_path / f"{0:020}").stat().st_size == 50_000
-
-
 # As it comes
 
 
