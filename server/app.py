@@ -21,6 +21,7 @@ from .admin import system_api
 from .auth import Clients
 from .bcrypt_pool import LEAST_COST
 from .clock import Clock
+from .connections import CONNECTIONS, IDLE_SECONDS, MAX_FIELD, MAX_FIELDS, Connections
 from .endpoint import Core, Endpoint
 from .hosts import Hosts
 from .jobs import run_jobs
@@ -36,9 +37,6 @@ from .validation import Schemas
 if TYPE_CHECKING:
     from .config import Config
     from .testing.control import Control
-
-_IDLE_SECONDS = 75
-"""How long a connection may stay without a request, or take to send the head of one."""
 
 
 def create_app(
@@ -76,7 +74,10 @@ def assemble(
             "access_log": None,  # ours is `Telemetry.log`
             "logger": http_log,
             "auto_decompress": False,
-            "keepalive_timeout": _IDLE_SECONDS,
+            "keepalive_timeout": IDLE_SECONDS,
+            "max_line_size": MAX_FIELD,
+            "max_field_size": MAX_FIELD,
+            "max_headers": MAX_FIELDS,
         }
     )
     app[CONFIG] = config
@@ -85,12 +86,14 @@ def assemble(
     app.on_shutdown.append(live.stop)  # before aiohttp waits for handlers, of which each stream has one
     if storage is not None:
         app[STORAGE] = storage
+    clients = Clients(config.server.trusted_proxies)
+    app[CONNECTIONS] = Connections(config.server, clients)
     core = Core(
         app=app,
         config=config,
         schemas=schemas,
         hosts=Hosts.of(config.server, exposed=config.exposed),
-        clients=Clients(config.server.trusted_proxies),
+        clients=clients,
         limiter=Limiter(clock),
         telemetry=Telemetry(clock, config.log),
     )
@@ -130,6 +133,8 @@ async def _run(app: web.Application, apis: Sequence[Api], core: Core) -> AsyncIt
                 await stack.enter_async_context(asynccontextmanager(api.lifespan)(app))
         jobs = asyncio.create_task(run_jobs([job for api in apis for job in api.jobs], app, app[CLOCK]))
         stack.push_async_callback(_stop, jobs)
+        watch = asyncio.create_task(app[CONNECTIONS].watch())
+        stack.push_async_callback(_stop, watch)
         yield
 
 

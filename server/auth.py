@@ -63,6 +63,14 @@ class Clients:
         ip = _unmapped("127.0.0.1" if address == _UNIX else address)
         return any(ip in proxy for proxy in self._proxies)
 
+    def counted(self, peer: str | None) -> str | None:
+        """What a connection counts for, by the address that made it (None: a Unix socket's); None where it may be
+        anybody's, as is what comes from this machine or a trusted proxy."""
+        if peer is None or (self._proxies and self._trusted(peer)):
+            return None
+        client = self._describe(peer, False)
+        return None if client.loopback else client.network
+
     def secure(self, request: web.Request) -> bool:
         """Whether the client speaks HTTPS: to this server, or to a trusted proxy that says so.
 

@@ -17,8 +17,9 @@ _COMPRESSIBLE = re.compile(r"application/(.+\+)?json\b|text/")
 _COMPRESS_ON_LOOP = 32 * 1024
 """Bytes that are compressed at once, in under a millisecond; more, on a thread."""
 _READ_SECONDS = 30
-_READ_RATE = 50_000
-"""A body may take half a minute, and as long as it takes to send its greatest size with so many bytes a second."""
+_READ_RATE = 5_000
+"""A client may let us wait for its body for half a minute, and as long as it takes to send what came with so many bytes
+a second."""
 
 
 def check_head(request: web.Request, content_types: tuple[str, ...], max_bytes: int | None) -> None:
@@ -54,11 +55,12 @@ async def stream_body(request: web.Request, max_bytes: int) -> AsyncIterator[byt
     """
     if (request.content_length or 0) > max_bytes:
         raise TooLarge(max_bytes)
-    end = asyncio.get_running_loop().time() + _READ_SECONDS + max_bytes / _READ_RATE
-    size = 0
+    clock = asyncio.get_running_loop().time
+    patience, size = float(_READ_SECONDS), 0
     while True:
+        begin = clock()
         try:
-            async with asyncio.timeout_at(end):
+            async with asyncio.timeout(patience):
                 part = await request.content.readany()
         except TimeoutError:
             raise ApiError("The request body took too long", status=408) from None
@@ -66,6 +68,7 @@ async def stream_body(request: web.Request, max_bytes: int) -> AsyncIterator[byt
             raise BadRequest("The request body is malformed or incomplete") from error
         if not part:
             return
+        patience += len(part) / _READ_RATE - (clock() - begin)
         size += len(part)
         if size > max_bytes:
             raise TooLarge(max_bytes)

@@ -96,6 +96,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     require_https: bool
     default_rate_limit: str
     max_body_bytes: int
+    max_connections: int
+    max_connections_per_address: int
     shutdown_timeout: float
     """Seconds."""
     admin_key: Secret | None

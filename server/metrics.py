@@ -8,11 +8,12 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
 from ..storage.errors import StorageError
+from .connections import CONNECTIONS
 from .request import Answer
 from .telemetry import BUCKETS
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from aiohttp import web
     from prometheus_client.metrics_core import Metric
 
+    from .connections import Connections
     from .operation import Api
     from .telemetry import Telemetry
 
@@ -54,6 +56,22 @@ class _Metrics(Collector):
         yield from self._further
 
 
+def _connections(connections: Connections) -> Iterator[Metric]:
+    yield GaugeMetricFamily("homeport_connections", "Connections that are open.", value=len(connections))
+    refused = CounterMetricFamily(
+        "homeport_connections_refused", "Connections above the cap of the server or of an address.", labels=["cap"]
+    )
+    for cap, times in connections.refused.items():
+        refused.add_metric([cap], times)
+    yield refused
+    ended = CounterMetricFamily(
+        "homeport_connections_ended", "Connections that the server would not keep.", labels=["reason"]
+    )
+    for reason, times in connections.ended.items():
+        ended.add_metric([reason], times)
+    yield ended
+
+
 async def exposition(telemetry: Telemetry, apis: Iterable[Api], app: web.Application) -> Answer:
     """All metrics, in Prometheus' text format. Those of an API whose store does not answer are left out."""
     further: list[Metric] = []
@@ -63,6 +81,7 @@ async def exposition(telemetry: Telemetry, apis: Iterable[Api], app: web.Applica
                 further += await api.metrics(app)
             except StorageError as error:
                 log.warning("metrics of %s are left out: %s", api.name, error)
+    further += _connections(app[CONNECTIONS])
     registry = CollectorRegistry()
     registry.register(_Metrics(telemetry, further))
     text = await asyncio.to_thread(generate_latest, registry)  # there may be many

@@ -7,6 +7,8 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from aiohttp import web
+
 from .endpoint import Core, Endpoint
 from .errors import ApiError, Envelope, MethodNotAllowed, NotFound, problem_details
 from .operation import Operation
@@ -16,8 +18,6 @@ from .request import Answer, ApiRequest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from aiohttp import web
-
     from .config import Config
     from .hosts import Hosts
     from .operation import Api
@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 _PARAMETER = re.compile(r"\{(\w+)\}")
 _API = "http"
 """What the operations here are counted under."""
+
+
+class _Rest(web.DynamicResource):
+    """Every path, also the ``*`` of ``OPTIONS *``, which begins with no slash."""
+
+    def _match(self, path: str) -> dict[str, str]:
+        return super()._match(path) or {"p0": path}
 
 
 Serve = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
@@ -80,7 +87,9 @@ def add_routes(apis: Sequence[Api], core: Core, make_endpoint: MakeEndpoint) -> 
         methods = ", ".join(sorted(own | {"OPTIONS"} | ({"HEAD"} if "GET" in own else set())))
         add(resource, "OPTIONS", _options(path, methods, core.hosts), by_method(path))
         add(resource, "*", _method_not_allowed(path, methods), by_method(path))
-    add(router.add_resource("/{p0:.*}"), "*", _not_found(), by_path)
+    rest = _Rest("/{p0:.*}")
+    router.register_resource(rest)
+    add(rest, "*", _not_found(), by_path)
 
 
 def operations_by_path(apis: Sequence[Api], config: Config) -> dict[str, list[Operation]]:

@@ -121,9 +121,8 @@ def serve(
 
 
 async def _serve(config: Config, tls: Tls | None, test: bool, ready_file: Path | None) -> None:
-    from aiohttp import web
-
     from ..app import create_app
+    from ..connections import CONNECTIONS, Runner, room_for
 
     control = None
     if test:
@@ -132,7 +131,12 @@ async def _serve(config: Config, tls: Tls | None, test: bool, ready_file: Path |
         control = Control()
     timeout = config.server.shutdown_timeout
     stopping = _stopped_by_signals(timeout)
-    runner = web.AppRunner(create_app(config, control=control), shutdown_timeout=timeout * _ANSWER)
+    app = create_app(config, control=control)
+    connections = app[CONNECTIONS]
+    connections.most = room_for(config.server.max_connections)
+    if connections.most < config.server.max_connections:
+        log.warning("connections: at most %d, since the system allows no more open files", connections.most)
+    runner = Runner(app, shutdown_timeout=timeout * _ANSWER)
     if ready_file is not None:
         _write(ready_file, None)  # an earlier server's: whoever waits for it must not read that
     reloading = asyncio.create_task(_reload_on_hangup(tls))

@@ -23,6 +23,7 @@ from ..apis.collections.ids import check_id, id_in
 from ..apis.collections.records import kept, plain, without_meta
 from ..apis.collections.registry import COLLECTIONS
 from ..app import create_app
+from ..connections import Runner
 from ..errors import ApiError
 from ..keys import STORAGE
 from .control import Control
@@ -207,7 +208,7 @@ def _run(config: Config, started: Future[Homeport]) -> None:
 async def _serve(config: Config, started: Future[Homeport]) -> None:
     control = Control()
     app = create_app(config, control=control)
-    runner = web.AppRunner(app, shutdown_timeout=_DRAIN)
+    runner = Runner(app, shutdown_timeout=_DRAIN)
     try:
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()
