@@ -20,6 +20,7 @@ from typing import Self
 from .errors import InvalidQuery, StorageUnavailable
 from .feed import Feed
 from .locks import KeyedLocks
+from .observing import Observer
 from .queries import Page, Query, Tombstones
 from .records import Change, Changes, Collection, Floor, Record
 from .snapshots import Snapshot, in_pages
@@ -40,6 +41,8 @@ class Storage(ABC):
     """A UUID, new with every store that is created, or filled by `load`."""
     path: Path | None = None
     """Where it is on this machine's disk, if it is; its lock and a server's socket are beside it."""
+    observer: Observer | None = None
+    """Is told of each commit, where a back end queues them."""
 
     def __init__(self) -> None:
         self.collections: dict[str, Collection] = {}

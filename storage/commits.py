@@ -9,10 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextvars import Context
+from dataclasses import dataclass
+from time import perf_counter
 from typing import NamedTuple, Protocol
 
 from . import errors, records
 from .errors import Conflict
+from .observing import CommitTimes, Observer, Outcome
 from .queries import Query
 from .records import ABSENT, Change, Value
 from .writes import Commit, Delete, DeleteWhere, Put, Write
@@ -192,10 +196,13 @@ MAX_WAITING_BYTES = 64 << 20
 _BYTES_A_WRITE = 256
 
 
-class _Waiting(NamedTuple):
+@dataclass(slots=True)
+class _Waiting:
     writes: Sequence[Write]
     size: int
     future: asyncio.Future[Commit]
+    taken: float = 0.0
+    """When its batch began."""
 
 
 class GroupCommit:
@@ -219,11 +226,12 @@ class GroupCommit:
         self._room = asyncio.Event()
         self._closed = False
 
-    async def submit(self, writes: Sequence[Write]) -> Commit:
-        """Returns when the commit is durable, or raises what became of it.
+    async def submit(self, writes: Sequence[Write], observe: Observer | None = None) -> Commit:
+        """Returns when the commit is durable, or raises what became of it; ``observe`` is told first.
 
         A committer that is cancelled may have committed all the same.
         """
+        asked = perf_counter()
         size = sum([len(w.document) for w in writes if isinstance(w, Put)]) + _BYTES_A_WRITE * len(writes)
         while self._size and self._size + size > MAX_WAITING_BYTES:
             self._room.clear()
@@ -231,11 +239,26 @@ class GroupCommit:
         if self._closed:
             raise errors.StorageUnavailable("the store is closed")
         future: asyncio.Future[Commit] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Waiting(writes, size, future))
+        waiting = _Waiting(writes, size, future)
+        self._queue.append(waiting)
         self._size += size
         if self._task is None:
-            self._task = asyncio.create_task(self._drain(), name="group commit")
-        return await future
+            # It works for everybody, so that it has nothing of the context of who happens to come first.
+            self._task = asyncio.create_task(self._drain(), name="group commit", context=Context())
+        if observe is None:
+            return await future
+        outcome: Outcome = "failed"
+        try:
+            commit = await future
+            outcome = "done"
+            return commit
+        except Conflict:
+            outcome = "conflict"
+            raise
+        finally:
+            now = perf_counter()
+            taken = waiting.taken or now
+            observe(CommitTimes(taken - asked, now - taken, outcome))
 
     async def close(self) -> None:
         """Lets the waiting commits finish and takes no more."""
@@ -248,6 +271,9 @@ class GroupCommit:
         try:
             while self._queue:
                 batch = self._take()
+                now = perf_counter()
+                for waiting in batch:
+                    waiting.taken = now
                 try:
                     outcomes = await self._write([waiting.writes for waiting in batch])
                 except BaseException as error:

@@ -127,7 +127,7 @@ class FileStorage(TablesStorage):
 
     async def commit(self, writes: Sequence[Write]) -> Commit:
         checked = self._checked(writes)  # first of all whether the store is open
-        return await self._commits.submit(checked)
+        return await self._commits.submit(checked, self.observer)
 
     async def _write(self, batch: Sequence[Sequence[Write]]) -> Sequence[Commit | Conflict]:
         while self._folder.journal.size > _MAX_BEHIND * self._limit:

@@ -222,7 +222,7 @@ class SqliteStorage(Storage):
 
     async def commit(self, writes: Sequence[Write]) -> Commit:
         writes = self._checked(writes)
-        return await self._commits.submit(writes)
+        return await self._commits.submit(writes, self.observer)
 
     async def _write(self, batch: Sequence[Sequence[Write]]) -> Sequence[Commit | Conflict]:
         def work(db: sqlite3.Connection) -> Resolution:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 
 import pytest
 from hypothesis import given
@@ -25,6 +26,7 @@ from homeport.storage import (
 )
 from homeport.storage import Collection as Declared
 from homeport.storage.commits import GroupCommit, Key, Resolution, UniqueValue, resolve
+from homeport.storage.observing import CommitTimes
 from homeport.storage.tables import Tables
 
 NOTES = Declared("notes")
@@ -300,6 +302,66 @@ async def test_closing_an_idle_one(disk: Disk) -> None:
     await disk.commits.close()
     with pytest.raises(StorageUnavailable):
         await disk.commits.submit([])
+
+
+# Observing
+
+
+async def test_who_watches_is_told_how_long_a_commit_waited_and_took(disk: Disk) -> None:
+    told: list[CommitTimes] = []
+
+    async def pause() -> None:
+        await settled()
+        await asyncio.sleep(0.02)
+
+    first = asyncio.create_task(disk.commits.submit(note("a"), told.append))
+    await pause()
+    second = asyncio.create_task(disk.commits.submit(note("b"), told.append))
+    await pause()
+    await disk.go()
+    await pause()
+    await disk.go()
+    await asyncio.gather(first, second)
+    (a, b) = told
+    assert a.queued < 0.02 <= b.queued
+    assert min(a.written, b.written) >= 0.02
+    assert (a.outcome, b.outcome) == ("done", "done")
+
+
+async def test_who_watches_is_told_what_became_of_it(disk: Disk) -> None:
+    told: list[CommitTimes] = []
+    conflict = asyncio.create_task(disk.commits.submit(note("conflict"), told.append))
+    await settled()
+    await disk.go()
+    full = asyncio.create_task(disk.commits.submit(note(), told.append))
+    await settled()
+    await disk.go(StorageFull("full"))
+    await asyncio.gather(conflict, full, return_exceptions=True)
+    cancelled = asyncio.create_task(disk.commits.submit(note(), told.append))
+    await settled()
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    await disk.go()
+    assert [times.outcome for times in told] == ["conflict", "failed", "failed"]
+
+
+async def test_batches_are_not_of_the_context_of_who_came_first(disk: Disk) -> None:
+    name = ContextVar("name", default="nobody")
+    seen = []
+    between = disk._between
+
+    async def watched() -> None:
+        seen.append(name.get())
+        await between()
+
+    disk.commits = GroupCommit(disk._write, watched)
+    name.set("somebody")
+    [task] = disk.submit("a")
+    await settled()
+    await disk.go()
+    await task
+    await settled()
+    assert seen == ["nobody"]
 
 
 # Resolving
