@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Literal
 
 from aiohttp import WSCloseCode, web
 
-from .errors import BadRequest, ServiceUnavailable
+from ..storage.times import SECOND
+from .errors import ApiError, BadRequest, ServiceUnavailable
 from .responses import HTTP_1_1
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
+    from .clock import Clock
     from .request import ApiRequest
 
 HEARTBEAT_SECONDS = 15.0
@@ -33,6 +35,9 @@ STALLED_SECONDS = 10.0
 """How long a reader may take for what waits for it, before it is cut off."""
 MAX_MESSAGE = 64 * 1024
 """Bytes of a message from a client."""
+MAX_MESSAGES = 100
+_WINDOW = 10 * SECOND
+"""How many messages a client may send, in a window that the first of them begins."""
 WRONG_KEY = 4001
 """The code that closes the WebSocket of who may not open it: after the upgrade, since pages see no other refusal."""
 PARTING_SECONDS = 0.5
@@ -201,6 +206,25 @@ class SocketStream(Stream):
         # closing frame for no more than a connection that broke.
         self._parting = True
         self._transport.write(_frame(0x8, struct.pack("!H", code) + reason.encode()))
+
+
+class MessageRate:
+    """How many messages a client of a WebSocket sent, in the window that the first of them began."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._count = 0
+        self._end = 0
+
+    def count(self) -> None:
+        """Counts a message; raises `ApiError` 429 for one above the limit."""
+        now = self._clock.now()
+        if now >= self._end:
+            self._count, self._end = 0, now + _WINDOW
+        self._count += 1
+        if self._count > MAX_MESSAGES:
+            message = f"More than {MAX_MESSAGES} messages in {_WINDOW // SECOND} seconds"
+            raise ApiError(message, status=429, code="RATE_LIMITED")
 
 
 class Live:

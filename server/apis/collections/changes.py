@@ -14,7 +14,8 @@ from ....storage.errors import Gone
 from ...api_keys import API_KEYS
 from ...auth import guard, same_secret, websocket_key
 from ...errors import ApiError, BadRequest
-from ...live import LIVE, WRONG_KEY, text_frame
+from ...keys import CLOCK
+from ...live import LIVE, WRONG_KEY, MessageRate, text_frame
 from ...operation import JSON
 from ...request import Answer
 from .access import check_access, may
@@ -182,13 +183,14 @@ async def _whoever(request: ApiRequest) -> bool:
 @api.websocket("/changes", auth=_whoever)
 async def live_changes(request: ApiRequest) -> web.StreamResponse:
     """A WebSocket that tells what changes in the collections that its client last subscribed to."""
-    fanout = request.app[FANOUT]
+    fanout, rate = request.app[FANOUT], MessageRate(request.app[CLOCK])
     async with request.app[LIVE].socket(request) as stream:
         with ExitStack() as subscription:
             if not request.caller:
                 stream.end(WRONG_KEY, "Invalid API key")
             async for message in stream.response:
                 try:
+                    rate.count()
                     if message.type is not WSMsgType.TEXT:
                         raise BadRequest("A message must be a text")
                     names, since = await _subscribed(request, message.data)

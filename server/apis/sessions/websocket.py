@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from ....storage.times import SECOND, format_time
+from ....storage.times import format_time
 from ...auth import guard, websocket_key
 from ...errors import ApiError, ServiceUnavailable, Unauthorized, as_api_error
 from ...keys import CLOCK
-from ...live import LIVE, WRONG_KEY, Turns
+from ...live import LIVE, WRONG_KEY, MessageRate, Turns
 from . import dialects
 from .api import admit, api, sentence
 from .dialects import Dialect, Input, Keys, Ping, PtyAttach, PtyData, PtyDetach, PtyResize, Subscribe, Unsubscribe
@@ -23,7 +23,6 @@ from .sessions import keys_of
 from .terminal import Terminals
 
 if TYPE_CHECKING:
-    from ...clock import Clock
     from ...live import SocketStream
     from ...request import ApiRequest
     from .output import Output
@@ -32,11 +31,8 @@ MAX_CLIENTS = 500
 """An event is written to all of them in one turn of the loop."""
 MAX_SUBSCRIPTIONS = 500
 """Of one client."""
-MAX_MESSAGES = 100
-"""In `_WINDOW`."""
 MAX_BUFFERED = 4 << 20
 """Bytes that may wait for a client; as many characters, while it is being sent what is kept of a session."""
-_WINDOW = 10 * SECOND
 _PINGS = 2
 """A ping every so many heartbeats: every 30 seconds."""
 _PIECE = 900_000
@@ -89,7 +85,7 @@ class Client:
         self._clock = app[CLOCK]
         self._runner = app[RUNNER]
         self._dialect: Dialect = "both"
-        self._rate = _Rate(self._clock)
+        self._rate = MessageRate(self._clock)
         self._subscriptions: dict[str, _Subscription] = {}
         self._terminals = Terminals(stream, self.tell)
 
@@ -213,25 +209,6 @@ class _Subscription:
         if sum(map(len, self._behind)) > MAX_BUFFERED:
             self._client.stream.end(WSCloseCode.TRY_AGAIN_LATER, "reads too slowly")
             self._behind.clear()
-
-
-class _Rate:
-    """How many messages a client sent in the window that the first of them began."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self._count = 0
-        self._end = 0
-
-    def count(self) -> None:
-        """Raises `ApiError` above the limit."""
-        now = self._clock.now()
-        if now >= self._end:
-            self._count, self._end = 0, now + _WINDOW
-        self._count += 1
-        if self._count > MAX_MESSAGES:
-            message = f"More than {MAX_MESSAGES} messages in {_WINDOW // SECOND} seconds"
-            raise ApiError(message, status=429, code="RATE_LIMITED")
 
 
 def _pieces(text: str) -> Iterator[str]:
