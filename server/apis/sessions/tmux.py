@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -179,30 +180,28 @@ class Tmux:
         """Gives tmux commands; what it prints. Raises `TmuxUnavailable` or `TmuxRefused`."""
         async with self._calls:
             try:
-                process = await asyncio.create_subprocess_exec(
-                    *(*self.command, *arguments),
-                    stdin=asyncio.subprocess.PIPE,
-                    stdout=asyncio.subprocess.PIPE,
-                    stderr=asyncio.subprocess.PIPE,
+                # On a thread: a fork of a large process takes its time, and uvloop's subprocesses hang where the
+                # first tmux is asked, whose server goes on.
+                done = await asyncio.to_thread(
+                    subprocess.run,
+                    (*self.command, *arguments),
+                    input=stdin,
+                    capture_output=True,
+                    timeout=_DEADLINE,
                     cwd=cwd,
                     env=environment(os.environ),
+                    check=False,
                 )
+            except subprocess.TimeoutExpired as error:
+                raise TmuxUnavailable("tmux does not answer") from error
             except FileNotFoundError as error:
                 raise TmuxUnavailable("tmux is not installed") from error
             except OSError as error:
                 raise TmuxUnavailable("tmux cannot be run") from error
-            try:
-                async with asyncio.timeout(_DEADLINE):
-                    out, problem = await process.communicate(stdin)
-            except TimeoutError as error:
-                raise TmuxUnavailable("tmux does not answer") from error
-            finally:
-                if process.returncode is None:
-                    process.kill()
-                    await process.wait()
-        if process.returncode:
-            raise TmuxRefused(problem.decode(errors="replace").strip() or f"exit status {process.returncode}")
-        return out.decode(errors="replace")
+        if done.returncode:
+            problem = done.stderr.decode(errors="replace").strip()
+            raise TmuxRefused(problem or f"exit status {done.returncode}")
+        return done.stdout.decode(errors="replace")
 
     async def _list(self, command: str, fields: Sequence[str], *options: str) -> list[list[str]]:
         """A row for each of what is listed; none where no tmux server runs."""
