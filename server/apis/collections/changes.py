@@ -122,7 +122,9 @@ def changes_members(request: ApiRequest, changes: Iterable[Change], page: Page) 
 @api.get(
     "/collections/{collection}/changes",
     query="collections#/$defs/ChangesQuery",
+    reads={"headers": "headers#/$defs/Events"},
     returns={200: "collections#/$defs/Changes"},
+    links={"/collections/{collection}/changes": {"since": "$response.body#/version", "store": "$response.body#/store"}},
     produces=(*JSON, _EVENTS),
     errors=(404, 410),
     auth=may("read"),
