@@ -59,7 +59,7 @@ def system_api(telemetry: Telemetry, apis: Sequence[Api], bcrypt_cost: int | Non
 
         return await exposition(telemetry, apis, request.app)
 
-    @api.get("/openapi.json", returns={200: None})
+    @api.get("/openapi.json", returns={200: "openapi#/$defs/Document"})
     async def description(request: ApiRequest) -> Answer:
         """What the server serves, as an OpenAPI 3.1 document: this one."""
         body = await asyncio.to_thread(lambda: encode(request.app[OPENAPI]()))
@@ -72,7 +72,13 @@ def system_api(telemetry: Telemetry, apis: Sequence[Api], bcrypt_cost: int | Non
         return Answer({"keys": [describe(key) for key in keys]}, headers=_NO_STORE)
 
     @api.post(
-        "/admin/keys", body="admin#/$defs/NewKey", returns={201: "admin#/$defs/ShownKey"}, errors=(409,), auth=_ADMIN
+        "/admin/keys",
+        body="admin#/$defs/NewKey",
+        returns={201: "admin#/$defs/ShownKey"},
+        gives={201: "headers#/$defs/Located"},
+        links={"/admin/keys/{id}": {"id": "$response.body#/id"}},
+        errors=(409,),
+        auth=_ADMIN,
     )
     async def create_key(request: ApiRequest) -> Answer:
         """A further key of a user, who may be new."""

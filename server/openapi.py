@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from http import HTTPStatus
@@ -34,9 +35,12 @@ _FORMATS: Mapping[str, Json] = {
 }
 """Our formats in words that everybody knows. An instant may also come without an offset, which means UTC."""
 _TEXT: Json = {"type": "string"}
-_RETRY_AFTER: Json = {
-    "Retry-After": {"description": "Seconds.", "required": True, "schema": {"type": "integer", "minimum": 0}}
+_REFUSED = {
+    401: "headers#/$defs/Challenged",
+    429: "headers#/$defs/Limited",
+    503: "headers#/$defs/Away",
 }
+"""The headers of refusals."""
 
 
 def openapi(apis: Sequence[Api], schemas: Schemas, config: Config) -> Json:
@@ -44,13 +48,18 @@ def openapi(apis: Sequence[Api], schemas: Schemas, config: Config) -> Json:
     from .. import __version__
 
     components = _Components(schemas)
+    by_path = operations_by_path(apis, config)
     errors = {api.name: _error_of(api) for api in apis}
     paths: Json = {}
-    for path, operations in sorted(operations_by_path(apis, config).items()):
+    for path, operations in sorted(by_path.items()):
         for operation in sorted(operations, key=lambda operation: operation.websocket):
             media_type, schema = errors.get(owner(operation.method, path) or "", ("application/problem+json", _PROBLEM))
-            error = {media_type: {"schema": components.reference(operation.error or schema)}}
-            described = _operation(operation, path, error, components)
+            described = _operation(operation, path, media_type, operation.error or schema, components)
+            if operation.links:
+                links = _links(operation, path, by_path, components)
+                for status, response in described["responses"].items():
+                    if status in ("200", "201"):
+                        response["links"] = links
             item = paths.setdefault(path, {})
             if operation.websocket and "get" in item:
                 item["get"]["responses"] |= {"101": described["responses"]["101"]}
@@ -67,7 +76,11 @@ def openapi(apis: Sequence[Api], schemas: Schemas, config: Config) -> Json:
         "servers": [{"url": config.server.public_url or config.server.base_path or "/"}],
         "tags": [{"name": api.name, "description": api.title} for api in apis if api.operations],
         "paths": paths,
-        "components": {"schemas": components.schemas, "securitySchemes": _SECURITY},
+        "components": {
+            "schemas": components.schemas,
+            "responses": components.responses,
+            "securitySchemes": _SECURITY,
+        },
     }
 
 
@@ -78,43 +91,75 @@ def _error_of(api: Api) -> tuple[str, str]:
     return "application/json", api.error
 
 
-def _operation(operation: Operation, path: str, error: Json, components: _Components) -> Json:
+def _operation(operation: Operation, path: str, media_type: str, error: str, components: _Components) -> Json:
+    """``media_type`` and ``error``, the name of a schema, of its refusals."""
     summary, _, description = cleandoc(operation.handler.__doc__ or "").partition("\n\n")
     described: Json = {
         "operationId": operation.name,
         "tags": [operation.api],
         "summary": " ".join(summary.split()),
         "description": description,
-        "parameters": [*_path_parameters(operation, path, components), *_query_parameters(operation, components)],
+        "parameters": [
+            *_path_parameters(operation, path, components),
+            *_parameters(operation.query or operation.reads.get("query"), "query", components),
+            *_parameters(operation.reads.get("headers"), "header", components),
+        ],
     }
     if operation.content_types:
-        schema = components.reference(operation.body) if operation.body else {}
-        content = {media_type: {"schema": schema} for media_type in operation.content_types}
+        body = operation.body or operation.reads.get("body")
+        content = {kind: {"schema": components.reference(body) if body else {}} for kind in operation.content_types}
         described["requestBody"] = {"required": not operation.optional_body, "content": content}
     guard = operation.auth
     if guard is not None and guard.schemes:
         described["security"] = [*([{}] if guard.optional else []), *({scheme: []} for scheme in guard.schemes)]
-    described["responses"] = _responses(operation, error, components)
+    refusals = {*_refusals(operation)} - operation.returns.keys()
+    responses = {str(status): _answer(operation, status, components) for status in operation.returns}
+    responses |= {str(status): components.refusal(status, media_type, error) for status in refusals}
+    described["responses"] = dict(sorted(responses.items()))
     return {name: value for name, value in described.items() if value not in ("", [])}
 
 
-def _responses(operation: Operation, error: Json, components: _Components) -> Json:
-    responses: Json = {}
-    for status, name in operation.returns.items():
-        response: Json = {"description": _phrase(status)}
-        responses[str(status)] = response
-        if status >= 200 and status not in (204, 304):
-            response["content"] = {
-                media_type: {"schema": components.reference(name) if name and "json" in media_type else _TEXT}
-                for media_type in operation.produces
-            }
-    for status in sorted({*_refusals(operation)} - operation.returns.keys()):
-        headers = {"headers": _RETRY_AFTER} if status in (429, 503) else {}
-        responses[str(status)] = {"description": _phrase(status), **headers, "content": error}
-    return dict(sorted(responses.items()))
+def _answer(operation: Operation, status: int, components: _Components) -> Json:
+    """An answer of the handler's own."""
+    response: Json = {"description": phrase(status)}
+    headers = [operation.gives[status]] if status in operation.gives else []
+    if any(limit.headers for limit in operation.limits):
+        headers.append("headers#/$defs/Counted")
+    if headers:
+        response["headers"] = {name: header for schema in headers for name, header in components.headers(schema)}
+    schema = operation.returns[status]
+    content = {
+        kind: {"schema": components.reference(schema) if schema and "json" in kind else _TEXT}
+        for kind in operation.produces
+        if schema or "json" not in kind
+    }
+    if content and status >= 200 and status not in (204, 304):
+        response["content"] = content
+    return response
 
 
-def _phrase(status: int) -> str:
+def _links(
+    operation: Operation, path: str, by_path: Mapping[str, Sequence[Operation]], components: _Components
+) -> Json:
+    """What may be called next with what an answer tells."""
+    shared = dict(zip(parameter_names(operation.path), parameter_names(path), strict=True))
+    links: Json = {}
+    for target_path, targets in by_path.items():
+        for target, (prefix, told) in itertools.product(targets, operation.links.items()):
+            if target.websocket or not f"{target.path}/".startswith(f"{prefix}/"):
+                continue
+            query = {*components.properties(target.query)} if target.query else set()
+            own = parameter_names(target.path)
+            if told.keys() - {*own} <= query and {*own} <= told.keys() | shared.keys():
+                names = dict(zip(own, parameter_names(target_path), strict=True))
+                parameters = {names[name]: f"$request.path.{shared[name]}" for name in own if name not in told}
+                parameters |= {names.get(name, name): expression for name, expression in told.items()}
+                links[target.name] = {"operationId": target.name, "parameters": parameters}
+    return links
+
+
+def phrase(status: int) -> str:
+    """What a status means."""
     return f"{HTTPStatus(status).phrase}."
 
 
@@ -134,38 +179,60 @@ def _refusals(operation: Operation) -> Iterator[int]:
 
 def _path_parameters(operation: Operation, path: str, components: _Components) -> Iterator[Json]:
     """By the names in ``path``, which an operation of another API may have chosen."""
-    properties = components.properties(operation.params) if operation.params else {}
+    schema = operation.params or operation.reads.get("params")
+    properties = components.properties(schema) if schema else {}
     for name, own in zip(parameter_names(path), parameter_names(operation.path), strict=True):
-        yield _parameter(name, "path", properties.get(own, {"type": "string"}), required=True)
+        yield {"name": name, "in": "path", "required": True, **_described(properties.get(own, _TEXT))}
 
 
-def _query_parameters(operation: Operation, components: _Components) -> Iterator[Json]:
-    if operation.query:
-        required = components.required(operation.query)
-        for name, schema in components.properties(operation.query).items():
-            yield _parameter(name, "query", schema, required=name in required)
+def _parameters(schema: str | None, place: str, components: _Components) -> Iterator[Json]:
+    """In the query, one that is empty is as good as none."""
+    if schema:
+        required = components.required(schema)
+        for name, member in components.properties(schema).items():
+            empty = {"allowEmptyValue": True} if place == "query" and name not in required else {}
+            yield {"name": name, "in": place, "required": name in required, **empty, **_described(member)}
 
 
-def _parameter(name: str, place: str, schema: Json, *, required: bool) -> Json:
+def _described(schema: Json) -> Json:
+    """The members of a parameter or header that say what it is."""
     schema = dict(schema)
     description = {"description": schema.pop("description")} if "description" in schema else {}
-    return {"name": name, "in": place, "required": required, **description, "schema": schema}
+    return {**description, "schema": schema}
 
 
 class _Components:
-    """The schemas that a document refers to, each under ``<api>.<name>``."""
+    """What a document refers to: schemas, each under ``<api>.<name>``, and refusals, under that of their schema and
+    their status."""
 
     def __init__(self, schemas: Schemas) -> None:
         self._schemas = schemas
         self.schemas: Json = {}
+        self.responses: Json = {}
 
     def reference(self, name: str) -> Json:
         """For a name such as ``leaderboard#/$defs/SyncRequest``."""
-        key = ".".join(re.findall(r"\w+", name.replace("/$defs", "")))
+        key = _key(name)
         if key not in self.schemas:
             self.schemas[key] = {}  # it may refer to itself
             self.schemas[key] = self._translated(self._lookup(name), name)
         return {"$ref": f"#/components/schemas/{key}"}
+
+    def refusal(self, status: int, media_type: str, error: str) -> Json:
+        """For a status, and the name of the schema of its body."""
+        key = f"{_key(error)}.{status}"
+        if key not in self.responses:
+            response: Json = {"description": phrase(status)}
+            if status in _REFUSED:
+                response["headers"] = dict(self.headers(_REFUSED[status]))
+            self.responses[key] = {**response, "content": {media_type: {"schema": self.reference(error)}}}
+        return {"$ref": f"#/components/responses/{key}"}
+
+    def headers(self, name: str) -> Iterator[tuple[str, Json]]:
+        """The headers of an answer that are the members of that schema."""
+        required = self.required(name)
+        for header, schema in self.properties(name).items():
+            yield header, {"required": header in required, **_described(schema)}
 
     def properties(self, name: str) -> Json:
         """The members of an object of that schema."""
@@ -203,3 +270,8 @@ class _Components:
 
     def _members(self, schemas: Json, name: str) -> Json:
         return {member: self._translated(schema, name) for member, schema in schemas.items()}
+
+
+def _key(name: str) -> str:
+    """``leaderboard.SyncRequest`` for ``leaderboard#/$defs/SyncRequest``."""
+    return ".".join(re.findall(r"\w+", name.replace("/$defs", "")))

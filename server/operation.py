@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from .errors import Envelope, problem_details
 
@@ -32,6 +32,8 @@ Reset = Callable[["web.Application"], Awaitable[None]]
 JSON = ("application/json",)
 PROBLEM = "problem#/$defs/Problem"
 """The schema of `problem_details`."""
+Part = Literal["params", "query", "headers", "body"]
+Links = Mapping[str, Mapping[str, str]]
 
 
 class Declaration(TypedDict, total=False):
@@ -39,20 +41,26 @@ class Declaration(TypedDict, total=False):
 
     Schemas are named like ``device_usage#/$defs/SyncRequest``. ``body``: the document's; ``optional_body``: whether
     none at all is as good as ``{}``. ``query`` and ``params`` (the path's): those of objects whose members are the
-    parameters, read by their types. ``returns``: the answers', by status; ``produces``: their media types, of which
-    those of JSON have the schema. ``errors``: the statuses of the refusals that are the handler's own; ``error``: their
-    schema, where it is not the API's. ``limits``: none is the configuration's default per client address.
-    ``max_body``: bytes; none is the configuration's. ``content_types``: what a body may be; JSON where there is a
-    ``body``. Without a ``body`` but with these the handler gets the bytes. ``streamed``: it reads them itself, with
-    `stream_body`, and sees to how many they are and whether they fit the ``body``. ``when``: under which configurations
-    there is the operation; none is all.
+    parameters, read by their types. ``reads``: those of what the handler reads and checks by itself, for the
+    description alone. ``returns``: the answers', by status; ``produces``: their media types, of which those of JSON
+    have the schema; where there is none, there is no such body. ``gives``: those of objects whose members are an
+    answer's headers, by status. ``links``: where answers lead: paths, and what is below them, with where each of their
+    parameters is told (OpenAPI 4.8.20.4, "Runtime Expressions"); the others have the names and values of this path's.
+    ``errors``: the statuses of the refusals that are the handler's own; ``error``: their schema, where it is not the
+    API's. ``limits``: none is the configuration's default per client address. ``max_body``: bytes; none is the
+    configuration's. ``content_types``: what a body may be; JSON where there is a ``body``. Without a ``body`` but with
+    these the handler gets the bytes. ``streamed``: it reads them itself, with `stream_body`, and sees to how many they
+    are and whether they fit the ``body``. ``when``: under which configurations there is the operation; none is all.
     """
 
     body: str
     optional_body: bool
     query: str
     params: str
+    reads: Mapping[Part, str]
     returns: Mapping[int, str | None]
+    gives: Mapping[int, str]
+    links: Links
     produces: tuple[str, ...]
     errors: tuple[int, ...]
     error: str
@@ -79,7 +87,10 @@ class Operation:
     optional_body: bool = False
     query: str | None = None
     params: str | None = None
+    reads: Mapping[Part, str] = field(default_factory=dict)
     returns: Mapping[int, str | None] = field(default_factory=dict)
+    gives: Mapping[int, str] = field(default_factory=dict)
+    links: Links = field(default_factory=dict)
     produces: tuple[str, ...] = JSON
     errors: tuple[int, ...] = ()
     error: str | None = None

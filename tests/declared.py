@@ -24,6 +24,11 @@ def _described(app: web.Application) -> dict[str, Any]:
     if app not in _operations:
         document = app[OPENAPI]()
         operations = [operation for item in document["paths"].values() for operation in item.values()]
+        refusals = document["components"]["responses"]
+        for operation in operations:
+            for status, response in operation["responses"].items():
+                if "$ref" in response:
+                    operation["responses"][status] = refusals[response["$ref"].rpartition("/")[2]]
         _operations[app] = {operation["operationId"]: operation for operation in operations}
         _schemas.update(document["components"]["schemas"])
     return _operations[app]
@@ -35,11 +40,17 @@ def _validator(reference: str) -> jsonschema_rs.Draft202012Validator:
     return jsonschema_rs.Draft202012Validator({"$ref": f"urn:all{reference}"}, registry=registry)
 
 
-def _complaint(operation: dict[str, Any], status: int, media_type: str, body: bytes | None) -> str | None:
+def _complaint(
+    operation: dict[str, Any], answer: web.StreamResponse, media_type: str, body: bytes | None
+) -> str | None:
     """What is wrong with an answer."""
+    status = answer.status
     response = operation["responses"].get(str(status))
     if response is None:
         return f"{status} is not declared"
+    headers = response.get("headers", {})
+    if missing := [name for name, header in headers.items() if header["required"] and name not in answer.headers]:
+        return f"{status} lacks {', '.join(missing)}"
     content = response.get("content", {})
     if not body:
         return None
@@ -65,7 +76,7 @@ def as_declared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             body, _, _, content_type = answer if isinstance(answer, Answer) else Answer(answer)
             body = body if body is None or isinstance(body, bytes) else encode(body)
             media_type = content_type.partition(";")[0]
-            if complaint := _complaint(_described(request.app)[operation.name], response.status, media_type, body):
+            if complaint := _complaint(_described(request.app)[operation.name], response, media_type, body):
                 complaints.append(f"{operation.name}: {complaint}")
         return response
 

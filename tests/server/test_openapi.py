@@ -23,6 +23,16 @@ def described(**settings: object) -> dict[str, Any]:
 
 
 DOCUMENT = described()
+
+
+def resolved(response: dict[str, Any]) -> dict[str, Any]:
+    """A response that may stand among the components."""
+    found: dict[str, Any] = DOCUMENT
+    for step in response.get("$ref", "#").split("/")[1:]:
+        found = found[step]
+    return found if "$ref" in response else response
+
+
 OPERATIONS = {
     f"{method.upper()} {path}": operation
     for path, item in DOCUMENT["paths"].items()
@@ -64,6 +74,7 @@ def test_an_operation_is_described_whole(name: str) -> None:
         segment for segment in name.split("/") if segment.startswith("{")
     ]
     for status, response in operation["responses"].items():
+        response = resolved(response)
         json_schemas = [content["schema"] for kind, content in response.get("content", {}).items() if "json" in kind]
         assert status.startswith("2") or status == "404" or all("$ref" in schema for schema in json_schemas)
 
@@ -91,6 +102,18 @@ def test_examples_fit_their_schemas(name: str) -> None:
     validator = jsonschema_rs.Draft202012Validator({"$ref": f"urn:all#/components/schemas/{name}"}, registry=registry)
     for example in SCHEMAS[name]["examples"]:
         validator.validate(example)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_what_is_sent_and_answered_has_examples(name: str) -> None:
+    operation = OPERATIONS[name]
+    answers = [resolved(answer) for status, answer in operation["responses"].items()]
+    contents = [body.get("content", {}) for body in (operation.get("requestBody", {}), *answers)]
+    schemas = [
+        content["schema"] for kinds in contents for kind, content in kinds.items() if not kind.startswith("text/")
+    ]
+    names = [schema["$ref"].rpartition("/")[2] for schema in schemas]
+    assert [name for name in names if not SCHEMAS[name].get("examples")] == []
 
 
 def test_nothing_of_ours_alone_is_in_it() -> None:

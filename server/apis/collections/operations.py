@@ -29,12 +29,21 @@ if TYPE_CHECKING:
 
 _COLLECTION = "/collections/{collection}"
 _RECORD = "/collections/{collection}/{id}"
+_PATH = "collections#/$defs/RecordPath"
 _MERGE_PATCH = ("application/merge-patch+json", *JSON)
 MAX_LARGE_BODY = 16 * 2**20
 """Bytes of a batch, or a sync."""
 
 
-@api.get(_COLLECTION, returns={200: "collections#/$defs/Records"}, errors=(400, 404), auth=may("read"))
+@api.get(
+    _COLLECTION,
+    reads={"query": "collections#/$defs/ListQuery"},
+    returns={200: "collections#/$defs/Records"},
+    gives={200: "headers#/$defs/Paged"},
+    links={_COLLECTION: {"cursor": "$response.body#/next"}},
+    errors=(400, 404),
+    auth=may("read"),
+)
 async def list_records(request: ApiRequest) -> Answer:
     """Many records: filtered, sorted, a page at a time."""
     listing = read_query(request.caller.storage, request.raw.query.items())
@@ -49,7 +58,10 @@ async def list_records(request: ApiRequest) -> Answer:
 @api.post(
     _COLLECTION,
     content_types=JSON,
+    reads={"headers": "headers#/$defs/Once", "body": "collections#/$defs/Document"},
     returns={201: "collections#/$defs/Record"},
+    gives={201: "headers#/$defs/Created"},
+    links={_RECORD: {"id": "$response.body#/_meta/id"}},
     errors=(404, 409, 422),
     auth=may("write"),
 )
@@ -75,7 +87,9 @@ async def create(request: ApiRequest) -> Answer:
 @api.post(
     f"{_COLLECTION}/batch",
     content_types=JSON,
+    reads={"headers": "headers#/$defs/Once", "body": "collections#/$defs/Batch"},
     returns={200: "collections#/$defs/BatchResults"},
+    links={_RECORD: {"id": "$response.body#/results/0/id"}},
     errors=(404, 409, 412, 422),
     auth=may("write"),
     max_body=MAX_LARGE_BODY,
@@ -93,7 +107,9 @@ async def batch(request: ApiRequest) -> Answer:
 
 @api.get(
     _RECORD,
+    reads={"params": _PATH, "headers": "headers#/$defs/Reading"},
     returns={200: "collections#/$defs/Record", 304: None},
+    gives={200: "headers#/$defs/Tagged", 304: "headers#/$defs/Tagged"},
     errors=(400, 404, 412),
     auth=may("read"),
 )
@@ -110,7 +126,10 @@ async def read(request: ApiRequest) -> Answer:
 @api.put(
     _RECORD,
     content_types=JSON,
+    reads={"params": _PATH, "headers": "headers#/$defs/Writing", "body": "collections#/$defs/Document"},
     returns={200: "collections#/$defs/Record", 201: "collections#/$defs/Record"},
+    gives={200: "headers#/$defs/Tagged", 201: "headers#/$defs/Created"},
+    links={_RECORD: {}},
     errors=(404, 409, 412),
     auth=may("write"),
 )
@@ -138,7 +157,9 @@ async def put(request: ApiRequest) -> Answer:
 @api.patch(
     _RECORD,
     content_types=_MERGE_PATCH,
+    reads={"params": _PATH, "headers": "headers#/$defs/Writing", "body": "collections#/$defs/Patch"},
     returns={200: "collections#/$defs/Record"},
+    gives={200: "headers#/$defs/Tagged"},
     errors=(404, 409, 412),
     auth=may("write"),
 )
@@ -164,7 +185,13 @@ async def patch(request: ApiRequest) -> Answer:
     return Answer(shown(record), headers=etag(record.version))
 
 
-@api.delete(_RECORD, returns={204: None}, errors=(400, 404, 412), auth=may("write"))
+@api.delete(
+    _RECORD,
+    reads={"params": _PATH, "headers": "headers#/$defs/Writing"},
+    returns={204: None},
+    errors=(400, 404, 412),
+    auth=may("write"),
+)
 async def delete(request: ApiRequest) -> Answer:
     """Removes a record."""
     id = check_id(request.path["id"])

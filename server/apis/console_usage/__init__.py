@@ -87,7 +87,9 @@ async def sync(request: ApiRequest) -> dict[str, Any]:
 @api.get(
     _PATH,
     query="console_usage#/$defs/SnapshotQuery",
+    reads={"headers": "headers#/$defs/IfNewer"},
     returns={200: "console_usage#/$defs/Reading", 304: None},
+    gives={200: "headers#/$defs/Dated", 304: "headers#/$defs/Dated"},
     errors=(404,),
     error="console_usage#/$defs/ReadingError",
 )

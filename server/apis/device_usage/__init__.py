@@ -92,6 +92,10 @@ def _is_in(address: str, networks: tuple[str, ...]) -> bool:
     return any(ip in ipaddress.ip_network(network, strict=False) for network in networks)
 
 
+_USER = {"user_key": "$request.body#/userKey"}
+"""Where it stands in a sync."""
+
+
 @api.get("/", returns={200: "device_usage#/$defs/Health"})
 async def health(request: ApiRequest) -> dict[str, Any]:
     """That the server runs, and which version it is."""
@@ -108,6 +112,12 @@ async def health(request: ApiRequest) -> dict[str, Any]:
     "/api/sync",
     body="device_usage#/$defs/SyncRequest",
     returns={200: "device_usage#/$defs/SyncResponse"},
+    links={
+        "/api/stats/{user_key}": _USER,
+        "/api/devices/{user_key}": _USER,
+        "/api/history/{user_key}": _USER,
+        "/api/device/{user_key}/{hostname}": _USER | {"hostname": "$request.body#/hostname"},
+    },
     auth=_from_allowed_network,
     limits=_LIMITS,
 )
@@ -215,6 +225,7 @@ async def remove_device(request: ApiRequest) -> dict[str, Any]:
     params="device_usage#/$defs/UserPath",
     query="device_usage#/$defs/HistoryQuery",
     returns={200: "device_usage#/$defs/HistoryResponse"},
+    links={"/api/history/{user_key}": {"cursor": "$response.body#/data/next"}},
     auth=_from_allowed_network,
     limits=_LIMITS,
 )

@@ -105,6 +105,7 @@ def _is_genuine(verifier: SignatureVerifier, timestamp: str, signature: str, bod
     "/slack/commands",
     content_types=("application/x-www-form-urlencoded",),
     max_body=_MAX_BODY,
+    reads={"headers": "headers#/$defs/SlackSigned", "body": "leaderboard#/$defs/SlackCommand"},
     returns={200: "leaderboard#/$defs/SlackAnswer"},
     errors=(401,),
     when=lambda config: config.apis.leaderboard.slack_signing_secret is not None,

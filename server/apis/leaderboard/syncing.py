@@ -31,6 +31,7 @@ _MAY_NOT_SYNC = "API key does not have permission to sync data"
     "/v1/sync",
     body="leaderboard#/$defs/SyncRequest",
     returns={200: "leaderboard#/$defs/SyncResponse"},
+    links={f"{path}/{{username}}": {"username": "$request.body#/entries/0/username"} for path in ("/v1/user", "/user")},
     auth=bearer("sync", refusal=_MAY_NOT_SYNC),
     limits=(PER_KEY,),
     max_body=_MAX_BODY,
@@ -87,7 +88,13 @@ def _micros(cost: float) -> int:
     return int((Decimal(repr(cost)) * _MICROS).to_integral_value(ROUND_HALF_EVEN))
 
 
-@api.get("/v1/user/data", returns={200: "leaderboard#/$defs/UserData"}, auth=bearer(), limits=(PER_KEY,))
+@api.get(
+    "/v1/user/data",
+    returns={200: "leaderboard#/$defs/UserData"},
+    gives={200: "headers#/$defs/Attached"},
+    auth=bearer(),
+    limits=(PER_KEY,),
+)
 async def download_data(request: ApiRequest) -> Answer:
     """Everything that is kept about the key's user."""
     key: Key = request.caller

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @api.post(
     "/api/stripe/create-checkout",
     body="metering#/$defs/CheckoutRequest",
+    reads={"headers": "headers#/$defs/Once"},
     returns={200: "metering#/$defs/CheckoutResponse"},
     errors=(409, 422),
     auth=licensee,

@@ -67,6 +67,7 @@ def percentage_gone(left: int, start: int) -> int:
 @api.post(
     "/api/tokens/consume",
     body="metering#/$defs/ConsumeRequest",
+    reads={"headers": "headers#/$defs/Once"},
     returns={200: "metering#/$defs/ConsumeResponse"},
     errors=(402, 409, 422),
     auth=licensee,
@@ -101,6 +102,7 @@ def _consumed(entry: Transaction) -> Answer:
     "/api/tokens/transactions",
     query="metering#/$defs/TransactionsQuery",
     returns={200: "metering#/$defs/TransactionsResponse"},
+    links={"/api/tokens/transactions": {"after": "$response.body#/next"}},
     auth=licensee,
     limits=(PER_KEY,),
 )

@@ -126,6 +126,7 @@ async def transcribing(app: web.Application) -> AsyncIterator[None]:
     body="metering#/$defs/TranscribeForm",
     content_types=("multipart/form-data",),
     streamed=True,
+    reads={"headers": "headers#/$defs/Once"},
     returns={200: "metering#/$defs/TranscribeResponse"},
     errors=(402, 409, 422),
     auth=licensee,

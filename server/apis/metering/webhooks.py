@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @api.post(
     "/api/webhooks/stripe",
     content_types=("application/json",),
+    reads={"headers": "headers#/$defs/StripeSigned", "body": "metering#/$defs/StripeEvent"},
     returns={200: "metering#/$defs/Received"},
 )
 async def stripe_webhook(request: ApiRequest) -> dict[str, Any]:

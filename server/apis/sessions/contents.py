@@ -47,6 +47,7 @@ async def ticket_details(request: ApiRequest) -> dict[str, Any]:
     "/api/tickets/{id}/content",
     params="sessions#/$defs/Id",
     returns={200: "sessions#/$defs/TicketContent"},
+    gives={200: "headers#/$defs/Tagged"},
     errors=(404, 409),
     auth=caller,
 )
@@ -59,7 +60,9 @@ async def show_content(request: ApiRequest) -> Answer:
     "/api/tickets/{id}/content",
     params="sessions#/$defs/Id",
     body="sessions#/$defs/NewContent",
+    reads={"headers": "headers#/$defs/IfMatch"},
     returns={200: "sessions#/$defs/TicketContent"},
+    gives={200: "headers#/$defs/Tagged"},
     errors=(404, 409, 412),
     auth=caller,
 )

@@ -27,6 +27,7 @@ _TOKEN = re.compile(r"[0-9A-Fa-f]{64}")
     params="sessions#/$defs/RegisterPath",
     body="sessions#/$defs/Device",
     returns={200: "sessions#/$defs/Success"},
+    links={"/api/devices/{token}": {"token": "$request.body#/token"}},
     errors=(404,),
     auth=key_holder,
 )
@@ -51,7 +52,13 @@ async def register_device(request: ApiRequest) -> dict[str, Any]:
     return {"success": True}
 
 
-@api.delete("/api/devices/{token}", returns={200: "sessions#/$defs/Success"}, errors=(400, 404), auth=key_holder)
+@api.delete(
+    "/api/devices/{token}",
+    reads={"params": "sessions#/$defs/TokenPath"},
+    returns={200: "sessions#/$defs/Success"},
+    errors=(400, 404),
+    auth=key_holder,
+)
 async def unregister_device(request: ApiRequest) -> dict[str, Any]:
     """From now on the device gets none."""
     token = request.path["token"]

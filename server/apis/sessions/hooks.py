@@ -60,6 +60,7 @@ _WRITES = ("Write", "Edit", "MultiEdit")
 @api.post(
     "/api/hooks/claude",
     body="sessions#/$defs/HookEvent",
+    reads={"headers": "headers#/$defs/Hooked"},
     returns={200: "sessions#/$defs/Success"},
     auth=caller,
 )

@@ -86,6 +86,7 @@ def _plain(text: str, length: int) -> str:
     "/api/notifications",
     query="sessions#/$defs/NotificationsQuery",
     returns={200: "sessions#/$defs/Notifications"},
+    links={"/api/notifications/{id}": {"id": "$response.body#/data/0/id"}},
     auth=caller,
 )
 async def list_notifications(request: ApiRequest) -> dict[str, Any]:
@@ -156,6 +157,7 @@ async def read_all_notifications(request: ApiRequest) -> dict[str, Any]:
     auth=caller,
 )
 async def dismiss_notification(request: ApiRequest) -> dict[str, Any]:
+    """Forgets one."""
     if not (await request.storage.commit([Delete(NOTIFICATIONS, request.path["id"].lower())])).counts[0]:
         raise NotFound("Notification not found")
     return {"success": True}

@@ -60,6 +60,7 @@ async def list_projects(request: ApiRequest) -> Answer:
     "/api/projects",
     body="sessions#/$defs/NewProject",
     returns={201: "sessions#/$defs/Project"},
+    links={"/api/projects/{id}": {"id": "$response.body#/id"}},
     errors=(409,),
     auth=caller,
 )

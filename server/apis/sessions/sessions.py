@@ -29,6 +29,7 @@ _KEY = re.compile(rf"\^[!-~]|(?:[CMS]-){{0,3}}(?:{_NAMED}|[^\W_]|[!-/:-@\[-`{{-~
     "/api/sessions",
     query="sessions#/$defs/SessionsQuery",
     returns={200: "sessions#/$defs/Sessions"},
+    links={"/api/sessions/{id}": {"id": "$response.body#/0/id"}},
     auth=caller,
 )
 async def list_sessions(request: ApiRequest) -> list[dict[str, Any]]:
@@ -61,7 +62,8 @@ async def show_session(request: ApiRequest) -> dict[str, Any]:
     body="sessions#/$defs/NewSession",
     optional_body=True,
     returns={201: "sessions#/$defs/Session"},
-    errors=(404, 409),
+    links={"/api/sessions/{id}": {"id": "$response.body#/id"}},
+    errors=(404, 409, 503),
     auth=caller,
 )
 async def start_session(request: ApiRequest) -> Answer:
@@ -82,7 +84,7 @@ async def start_session(request: ApiRequest) -> Answer:
     params="sessions#/$defs/Id",
     body="sessions#/$defs/Input",
     returns={200: "sessions#/$defs/Success"},
-    errors=(404, 409),
+    errors=(404, 409, 503),
     auth=caller,
 )
 async def type_input(request: ApiRequest) -> dict[str, Any]:
@@ -97,7 +99,7 @@ async def type_input(request: ApiRequest) -> dict[str, Any]:
     params="sessions#/$defs/Id",
     body="sessions#/$defs/Keys",
     returns={200: "sessions#/$defs/Success"},
-    errors=(404, 409),
+    errors=(404, 409, 503),
     auth=caller,
 )
 async def press_keys(request: ApiRequest) -> dict[str, Any]:
@@ -121,7 +123,7 @@ def keys_of(text: str) -> list[str]:
     "/api/sessions/{id}/focus",
     params="sessions#/$defs/Id",
     returns={200: "sessions#/$defs/Success"},
-    errors=(404, 409),
+    errors=(404, 409, 503),
     auth=caller,
 )
 async def focus(request: ApiRequest) -> dict[str, Any]:
@@ -150,7 +152,7 @@ async def show_output(request: ApiRequest) -> dict[str, Any]:
     body="sessions#/$defs/Stop",
     optional_body=True,
     returns={200: "sessions#/$defs/Session"},
-    errors=(404,),
+    errors=(404, 503),
     auth=caller,
 )
 async def stop_session(request: ApiRequest) -> dict[str, Any]:
@@ -159,13 +161,13 @@ async def stop_session(request: ApiRequest) -> dict[str, Any]:
     return await _shown(request, session)
 
 
-@api.post("/api/sessions/sync", returns={200: "sessions#/$defs/Updated"}, auth=caller)
+@api.post("/api/sessions/sync", returns={200: "sessions#/$defs/Updated"}, errors=(503,), auth=caller)
 async def sync_sessions(request: ApiRequest) -> dict[str, Any]:
     """Matches the records to the panes that live."""
     return {"updated": await request.app[RUNNER].sync()}
 
 
-@api.get("/api/tmux/sessions", returns={200: "sessions#/$defs/TmuxSessions"}, auth=caller)
+@api.get("/api/tmux/sessions", returns={200: "sessions#/$defs/TmuxSessions"}, errors=(503,), auth=caller)
 async def list_tmux_sessions(request: ApiRequest) -> dict[str, Any]:
     """What tmux calls sessions; windows are ours, and whoever else's."""
     sessions = await request.app[RUNNER].tmux_sessions()

@@ -45,6 +45,7 @@ async def ticket(app: web.Application, id: str) -> dict[str, Any]:
     params="sessions#/$defs/Id",
     query="sessions#/$defs/TicketsQuery",
     returns={200: "sessions#/$defs/Tickets"},
+    links={"/api/tickets/{id}": {"id": "$response.body#/0/id"}},
     errors=(404,),
     auth=caller,
 )
@@ -95,6 +96,7 @@ async def sync_tickets(request: ApiRequest) -> dict[str, Any]:
     params="sessions#/$defs/Id",
     body="sessions#/$defs/NewTicket",
     returns={201: "sessions#/$defs/Ticket"},
+    links={"/api/tickets/{id}": {"id": "$response.body#/id"}},
     errors=(404, 409),
     auth=caller,
 )

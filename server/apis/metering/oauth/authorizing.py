@@ -60,6 +60,7 @@ class _Refused(Exception):
     "/oauth2/authorize",
     query="metering#/$defs/AuthorizeQuery",
     returns={200: None, 303: None, 400: None},
+    gives={303: "headers#/$defs/Located"},
     produces=("text/html",),
 )
 async def authorize(request: ApiRequest) -> Answer:
@@ -71,7 +72,9 @@ async def authorize(request: ApiRequest) -> Answer:
     "/oauth2/authorize",
     content_types=FORM,
     max_body=MAX_FORM,
+    reads={"body": "metering#/$defs/AuthorizeForm"},
     returns={303: None, 400: None, 422: None},
+    gives={303: "headers#/$defs/Located"},
     produces=("text/html",),
     auth=guesser,
     limits=(
