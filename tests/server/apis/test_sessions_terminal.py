@@ -194,6 +194,7 @@ async def test_a_session_is_seen_alone(sessions: Steered) -> None:
         assert "secret" not in shown
         await press(socket, id, "x")
         assert (await socket.until("error"))["payload"]["code"] == "NOT_SUBSCRIBED"
+        await sessions.desk.ended(id)
         await socket.envelope("pty:attach", sessionId=id, cols=80, rows=24)
         assert (await socket.until("error"))["payload"]["code"] == "CONFLICT"
         await attach(socket, secret)
