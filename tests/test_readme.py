@@ -83,6 +83,22 @@ def test_console_usage_is_posted_and_read_as_shown(url: str, environment: dict[s
     assert (snapshot["ageMinutes"], snapshot["isStale"]) == (0, False)
 
 
+def test_tokens_are_spent_as_shown(url: str, environment: dict[str, str]) -> None:
+    (session,) = (text for text in blocks("sh") if "/tokens/consume" in text)
+    output = _shell(session.replace("curl -s", "echo; curl -s"), url, environment)
+    spent, balance = map(json.loads, filter(None, output.splitlines()))
+    assert spent["tokens_consumed"] == 1000
+    assert balance["tokens_balance"] == spent["tokens_balance"] == 249_000
+
+
+def test_a_project_is_registered_as_shown(url: str, environment: dict[str, str], tmp_path: Path) -> None:
+    (session,) = (text for text in blocks("sh") if "/api/projects" in text)
+    output = _shell(session.replace("curl -s", "echo; curl -s"), url, environment, tmp_path)
+    project, sessions = map(json.loads, filter(None, output.splitlines()))
+    assert (project["name"], project["repo_path"]) == ("Demo", str(tmp_path))
+    assert sessions == []
+
+
 def test_a_store_is_backed_up_and_moved_as_shown(
     url: str, environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

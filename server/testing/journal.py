@@ -17,6 +17,7 @@ MAX_REQUESTS = 1_000
 MAX_BODY = 1 << 16
 """Bytes of a body that are remembered."""
 _SECRET = frozenset(("authorization", "proxy-authorization", "x-api-key", "cookie"))
+_SECRET_PARAMETER = "apiKey"  # of WebSockets, for which a page can send no header
 _HIDDEN = "…"
 
 
@@ -28,7 +29,7 @@ class Asked:
     path: str
     """Decoded, without the server's ``base_path``."""
     query: dict[str, str]
-    """Of a repeated name the last."""
+    """Of a repeated name the last; of a key only that it came."""
     headers: dict[str, str]
     """By their names in lower case. Of credentials only that they came: ``Bearer …``."""
     at: int
@@ -64,7 +65,10 @@ class Journal:
         headers = {name.lower(): ", ".join(raw.headers.getall(name)) for name in raw.headers}
         for name in _SECRET & headers.keys():
             headers[name] = _hidden(headers[name])
-        asked = Asked(raw.method, path, dict(raw.query.items()), headers, now)
+        query = dict(raw.query.items())
+        if _SECRET_PARAMETER in query:
+            query[_SECRET_PARAMETER] = _HIDDEN
+        asked = Asked(raw.method, path, query, headers, now)
         self._requests.append(asked)
         return asked
 

@@ -262,7 +262,7 @@ async def test_a_store_that_is_full_deducts_nothing(serve: Serve, monkeypatch: p
         context.setattr(alice.shop.server.storage, "commit", full)
         answers = await asyncio.gather(*(alice.consume(1) for _ in range(3)))
     assert [(answer.status, answer.json) for answer in answers] == [
-        (507, {"success": False, "error": "Storage is full"})
+        (507, {"success": False, "error": "Internal server error"})
     ] * 3
     assert (await alice.consume(1)).json["tokens_balance"] == 249_999
 

@@ -386,6 +386,11 @@ def test_the_journal_hides_credentials(client: Client, name: str, value: str, sh
     assert client.journal[0]["headers"][name.lower()] == shown
 
 
+def test_the_journal_hides_the_key_of_a_websocket(client: Client) -> None:
+    client.get("/changes?apiKey=hunter2&since=1")
+    assert client.journal[0]["query"] == {"apiKey": "…", "since": "1"}
+
+
 def test_the_journal_is_bounded(client: Client) -> None:
     client("POST", "/api/sync", b"x" * (MAX_BODY + 1))
     (asked,) = client.journal

@@ -19,6 +19,8 @@ def _envelope(error: ApiError, request: ApiRequest) -> Answer:
     elif error.problems:
         first = error.problems[0]
         message = f"{first.field} {first.message}"
+    elif error.status >= 500 and error.message == type(error).message:
+        message = ApiError.message  # whatever it is that does not work: the desktop app knows no other
     body: dict[str, Any] = {"success": False, "error": message}
     return error.answer(body | error.extra)
 

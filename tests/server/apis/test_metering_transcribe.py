@@ -80,7 +80,7 @@ async def test_a_full_disk(speaker: Speaker, service: Service, monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr(uploads, "TemporaryFile", partial(Path("/dev/full").open, "r+b", buffering=0))
         answer = await speaker.send(tone(1))
-        assert (answer.status, answer.json) == (507, {"success": False, "error": "Storage is full"})
+        assert (answer.status, answer.json) == (507, {"success": False, "error": "Internal server error"})
     assert (await speaker.ledger(), service.asked) == ([START], [])
     assert (await speaker.send(tone(1))).status == 200
 
