@@ -17,7 +17,7 @@ MAX_REQUESTS = 1_000
 MAX_BODY = 1 << 16
 """Bytes of a body that are remembered."""
 _SECRET = frozenset(("authorization", "proxy-authorization", "x-api-key", "cookie"))
-_SECRET_PARAMETER = "apiKey"  # of WebSockets, for which a page can send no header
+_KEY_PARAMETER = "apiKey"  # of WebSockets, for which a page can send no header
 _HIDDEN = "…"
 
 
@@ -66,8 +66,8 @@ class Journal:
         for name in _SECRET & headers.keys():
             headers[name] = _hidden(headers[name])
         query = dict(raw.query.items())
-        if _SECRET_PARAMETER in query:
-            query[_SECRET_PARAMETER] = _HIDDEN
+        if _KEY_PARAMETER in query:
+            query[_KEY_PARAMETER] = _HIDDEN
         asked = Asked(raw.method, path, query, headers, now)
         self._requests.append(asked)
         return asked
