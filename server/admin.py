@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from .config import Config, Secret
-    from .telemetry import Telemetry
+    from .endpoint import Core
 
 
 def _admin_key(config: Config) -> Secret | None:
@@ -33,9 +33,8 @@ _ADMIN = holders_of(_admin_key)
 _NO_STORE = {"Cache-Control": "no-store"}
 
 
-def system_api(telemetry: Telemetry, apis: Sequence[Api], bcrypt_cost: int | None = None) -> Api:
-    """The API of an application that counts in ``telemetry`` and has these others; it makes the application's
-    `ApiKeys`, with this cost."""
+def system_api(core: Core, apis: Sequence[Api], bcrypt_cost: int | None = None) -> Api:
+    """The API of an application that has these others; it makes the application's `ApiKeys`, with this cost."""
     api = Api("system", title="The server itself, and its API keys.", collections=(KEYS, USERS, ANSWERS))
 
     async def with_what_all_use(app: web.Application) -> AsyncIterator[None]:
@@ -53,11 +52,11 @@ def system_api(telemetry: Telemetry, apis: Sequence[Api], bcrypt_cost: int | Non
     add_health(api)
 
     @api.get("/metrics", returns={200: None}, produces=("text/plain",), auth=loopback_or(_admin_key))
-    async def metrics(request: ApiRequest) -> Answer:
+    async def metrics(_: ApiRequest) -> Answer:
         """What the server counts, for Prometheus."""
         from .metrics import exposition  # with its library it takes a while to import
 
-        return await exposition(telemetry, apis, request.app)
+        return await exposition(core, apis)
 
     @api.get("/openapi.json", returns={200: "openapi#/$defs/Document"})
     async def description(request: ApiRequest) -> Answer:

@@ -97,7 +97,7 @@ def assemble(
         limiter=Limiter(clock),
         telemetry=Telemetry(clock, config.log),
     )
-    own = [system_api(core.telemetry, apis, LEAST_COST if control else None)]
+    own = [system_api(core, apis, LEAST_COST if control else None)]
     if control is not None:
         own.append(control.attach(core, [*own, *apis]))
     for api in apis:
@@ -128,13 +128,17 @@ async def _run(app: web.Application, apis: Sequence[Api], core: Core) -> AsyncIt
             app[STORAGE] = await stack.enter_async_context(open_storage(app[CONFIG].storage.url, collections))
             if (path := app[STORAGE].path) is not None:
                 await stack.enter_async_context(serve_storage(app[STORAGE], path))
+        app[STORAGE].observer = core.telemetry.committed
         for api in apis:
             if api.lifespan is not None:
                 await stack.enter_async_context(asynccontextmanager(api.lifespan)(app))
-        jobs = asyncio.create_task(run_jobs([job for api in apis for job in api.jobs], app, app[CLOCK]))
-        stack.push_async_callback(_stop, jobs)
-        watch = asyncio.create_task(app[CONNECTIONS].watch())
-        stack.push_async_callback(_stop, watch)
+        jobs = [job for api in apis for job in api.jobs]
+        for work in (
+            run_jobs(jobs, app, app[CLOCK], core.telemetry),
+            app[CONNECTIONS].watch(),
+            core.telemetry.watch_loop(),
+        ):
+            stack.push_async_callback(_stop, asyncio.create_task(work))
         yield
 
 

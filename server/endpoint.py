@@ -19,6 +19,7 @@ from .errors import (
     Problem,
     as_api_error,
 )
+from .logs import REQUEST_ID
 from .ratelimit import DEFAULT_LIMIT, Rate
 from .request import Answer, ApiRequest
 from .responses import HTTP_1_1, WholeResponse
@@ -84,7 +85,11 @@ class Endpoint:
         """The answer to a request, whatever happens."""
         started = perf_counter()
         core = self._core
-        request = ApiRequest(raw, core.app, core.telemetry.next_id())
+        telemetry = core.telemetry
+        request = ApiRequest(raw, core.app, telemetry.next_id())
+        REQUEST_ID.set(request.id)
+        tracing = telemetry.tracing
+        span = tracing.begin(request, self._operation) if tracing else None
         try:
             answer = await self._answer(request)
             response = self._respond(request, answer)
@@ -94,9 +99,11 @@ class Endpoint:
             response = self._respond(request, self._envelope(refusal, request))
         if request.guess and not request.client.loopback:
             core.limiter.guessed(request.client.network)
-        seconds = perf_counter() - started
-        self._meter.count(response.status, seconds)
-        core.telemetry.log(request, self._operation.path, response.status, seconds)
+        ended = perf_counter()
+        self._meter.count(response.status, (request.began or ended) - started)
+        telemetry.log(request, self._operation.path, response.status, ended - started)
+        if tracing and span:
+            tracing.end(span, response)
         return response
 
     async def _answer(self, request: ApiRequest) -> Any:

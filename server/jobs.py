@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from cronsim import CronSim
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from .clock import Clock
     from .config import Config
+    from .meters import JobMeter
+    from .telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -55,19 +58,25 @@ def last_due(schedule: str, now: int) -> int:
     return round(next(CronSim(schedule, after, reverse=True)).timestamp() * SECOND)
 
 
-async def run_jobs(jobs: list[Job], app: web.Application, clock: Clock) -> None:
+async def run_jobs(jobs: list[Job], app: web.Application, clock: Clock, telemetry: Telemetry) -> None:
     """Runs every job now and then at its times, until cancelled."""
     async with asyncio.TaskGroup() as group:
         for job in jobs:
-            group.create_task(_run(job, app, clock), name=f"job {job.name}")
+            group.create_task(_run(job, app, clock, telemetry.job(job.name)), name=f"job {job.name}")
 
 
-async def _run(job: Job, app: web.Application, clock: Clock) -> None:
+async def _run(job: Job, app: web.Application, clock: Clock, meter: JobMeter) -> None:
     schedule = job.schedule if isinstance(job.schedule, str) else job.schedule(app[CONFIG])
     while True:
         due = next_due(schedule, clock.now(), utc=job.utc)
+        began = perf_counter()
         try:
             await job.run(app)
         except Exception:
             log.exception("%s failed; it runs again at its next time", job.name)
+            meter.failures += 1
+        else:
+            meter.last_success = clock.now()
+        meter.runs += 1
+        meter.seconds += perf_counter() - began
         await clock.wait_until(due)

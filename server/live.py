@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
 from aiohttp import WSCloseCode, web
@@ -252,7 +253,7 @@ class Live:
                 "X-Accel-Buffering": "no",  # nginx would hold events back
             }
         )
-        writer, transport = await _begin(response, raw)
+        writer, transport = await _begin(response, request)
         stream = EventStream(response, "sse" if raw.version >= HTTP_1_1 else "sse/1.0", transport, writer)
         raw.protocol.set_parser(stream)  # type: ignore[arg-type]  # all that it is asked is what ours answers
         stream.beat()  # so that clients and proxies see at once that it is open
@@ -274,7 +275,7 @@ class Live:
             timeout=PARTING_SECONDS,
         )
         response.headers.update(request.headers)
-        writer, transport = await _begin(response, request.raw)
+        writer, transport = await _begin(response, request)
         stream = SocketStream(response, transport, writer)
         stream.max_buffered, stream.every = max_buffered, every
         with self._kept(stream):
@@ -318,8 +319,9 @@ class Live:
 LIVE = web.AppKey("live", Live)
 
 
-async def _begin(response: web.StreamResponse, raw: web.BaseRequest) -> tuple[AbstractStreamWriter, asyncio.Transport]:
+async def _begin(response: web.StreamResponse, request: ApiRequest) -> tuple[AbstractStreamWriter, asyncio.Transport]:
     """Sends the head of an answer."""
+    raw = request.raw
     transport = raw.transport
     try:
         writer = await response.prepare(raw)
@@ -327,4 +329,5 @@ async def _begin(response: web.StreamResponse, raw: web.BaseRequest) -> tuple[Ab
         writer = None
     if writer is None or transport is None:
         raise BadRequest("The client has gone")
+    request.began = perf_counter()
     return writer, transport

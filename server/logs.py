@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 from collections import deque
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 Event = dict[str, Any]
 """What happened; ``timestamp``, microseconds since the epoch, is rendered as text."""
 
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
+"""Of the request in whose context something happens: what is logged of it can be found by its answer's X-Request-Id."""
 MAX_LINES = 10_000
 """How many lines may wait."""
 _BATCH_SECONDS = 0.1
@@ -138,6 +141,8 @@ class _Handler(logging.Handler):
             "event": record.getMessage(),
             "logger": record.name,
         }
+        if (request_id := REQUEST_ID.get()) is not None:
+            event["requestId"] = request_id
         if record.exc_info:
             event["exception"] = logging.Formatter().formatException(record.exc_info)
         self._writer.put(event)

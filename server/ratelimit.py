@@ -7,7 +7,7 @@ every key, and knows no clock but the system's.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -85,6 +85,8 @@ class Limiter:
     """Counts requests on a clock, of at most ``size`` keys at once."""
 
     def __init__(self, clock: Clock, size: int = MAX_WINDOWS) -> None:
+        self.refused: Counter[str] = Counter()
+        """How many requests were above each limit, by its name."""
         self._clock = clock
         self._windows = _Windows(clock, size)
         self._strategy = FixedWindowRateLimiter(self._windows)
@@ -117,9 +119,11 @@ class Limiter:
 
     def reset(self) -> None:
         """Forgets all that was counted."""
+        self.refused.clear()
         self._windows.reset()
 
     def _limited(self, rate: Rate, key: str) -> RateLimited:
+        self.refused[rate.name] += 1
         end, _ = self._strategy.get_window_stats(rate.item, rate.name, key)
         # Of two doubles so large the difference is right to the microsecond, not beyond.
         return RateLimited(math.ceil(round(end - self._clock.now() / SECOND, 6)))

@@ -37,6 +37,7 @@ class ApiRequest:
     __slots__ = (
         "answer_headers",
         "app",
+        "began",
         "body",
         "caller",
         "caller_id",
@@ -57,6 +58,8 @@ class ApiRequest:
         self.app = app
         self.id = id
         """Unique to the request; answered as X-Request-Id."""
+        self.began: float | None = None
+        """When a handler began an answer that it sends itself, by `perf_counter`."""
         self.guess = False
         """Whether a key was presented that nobody has: it counts as a failed authentication, whatever the answer."""
         self.client: Client

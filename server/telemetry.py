@@ -1,52 +1,48 @@
-"""What is told of every request: a line in the access log (contracts/leaderboard.md, "Log") and Prometheus metrics."""
+"""What an application tells of its work: a line in the access log for every request (contracts/leaderboard.md, "Log"),
+what `metrics` shows, and, where OpenTelemetry's environment asks for them, traces."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
 import secrets
 import sys
-from bisect import bisect_left
 from itertools import count
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from .logs import LineWriter
+from .meters import CommitMeter, Histogram, JobMeter, Meter
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ..storage.observing import CommitTimes
     from .clock import Clock
     from .config import LogConfig
     from .request import ApiRequest
+    from .tracing import Tracing
+
+log = logging.getLogger(__name__)
 
 MAX_USER_AGENT = 256
 """Characters of a client's User-Agent that are logged."""
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0)
-"""Upper bounds, in seconds."""
-
-
-class Meter:
-    """How often an operation was answered, by status, and how long it took. Plain numbers: the loop alone counts."""
-
-    __slots__ = ("answered", "buckets", "seconds")
-
-    def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Begins at zero."""
-        self.answered: dict[int, int] = {}
-        self.buckets = [0] * (len(BUCKETS) + 1)
-        self.seconds = 0.0
-
-    def count(self, status: int, seconds: float) -> None:
-        """Counts an answer."""
-        self.answered[status] = self.answered.get(status, 0) + 1
-        self.buckets[bisect_left(BUCKETS, seconds)] += 1
-        self.seconds += seconds
+_LAG_SECONDS = 0.25
+"""How often the loop is asked whether it is late."""
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
 class Telemetry:
-    """Metrics, request ids and the access log of one application."""
+    """Meters, request ids, the access log and traces of one application."""
 
     def __init__(self, clock: Clock, log: LogConfig) -> None:
         self.meters: dict[str, Meter] = {}
+        self.commits = CommitMeter()
+        self.jobs: dict[str, JobMeter] = {}
+        self.lag = Histogram()
+        """By how much the loop came late to what was due."""
+        self.tracing: Tracing | None = None
         self._clock = clock
         self._log = log
         self._lines: LineWriter | None = None
@@ -54,12 +50,15 @@ class Telemetry:
         self._numbers = count()
 
     def open(self) -> None:
-        """Begins to write the access log, where the level asks for it."""
+        """Begins to write the access log, where the level asks for it, and to trace, where the environment does."""
         if self._log.level in ("debug", "info"):
             self._lines = LineWriter(sys.stderr, self._log.format)
+        self.tracing = _tracing(os.environ)
 
     def close(self) -> None:
-        """Writes what is left of the log; may wait for who reads it."""
+        """Writes what is left of the log and the traces; may wait for who takes it, for a few seconds."""
+        if self.tracing is not None:
+            self.tracing.close()
         if self._lines is not None:
             self._lines.close()
 
@@ -71,9 +70,28 @@ class Telemetry:
         """The meter of an operation."""
         return self.meters.setdefault(operation, Meter())
 
+    def job(self, name: str) -> JobMeter:
+        """The meter of a job."""
+        return self.jobs.setdefault(name, JobMeter())
+
+    def committed(self, times: CommitTimes) -> None:
+        """Counts a commit; the store's observer."""
+        self.commits.count(times)
+        if self.tracing is not None:
+            self.tracing.committed(times)
+
+    async def watch_loop(self) -> None:
+        """Measures by how much the loop is late, until cancelled."""
+        while True:
+            due = perf_counter() + _LAG_SECONDS
+            await asyncio.sleep(_LAG_SECONDS)
+            self.lag.observe(max(0.0, perf_counter() - due))
+
     def reset(self) -> None:
         """Lets all meters begin at zero."""
-        for meter in self.meters.values():
+        meters: Iterable[Histogram | CommitMeter | JobMeter]
+        meters = (*self.meters.values(), *self.jobs.values(), self.commits, self.lag)
+        for meter in meters:
             meter.reset()
 
     def log(self, request: ApiRequest, path: str, status: int, seconds: float) -> None:
@@ -102,3 +120,18 @@ class Telemetry:
     def dropped_lines(self) -> int:
         """How many lines of the log found no room."""
         return self._lines.dropped if self._lines else 0
+
+
+def _tracing(environ: Mapping[str, str]) -> Tracing | None:
+    """Traces, if there is an endpoint for them (OpenTelemetry's environment variables); else its libraries, which take
+    a while to import, are not even looked for."""
+    wanted = any(environ.get(name) for name in _ENDPOINTS)
+    disabled = environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if not wanted or disabled or environ.get("OTEL_TRACES_EXPORTER") == "none":
+        return None
+    try:
+        from .tracing import Tracing
+    except ImportError:
+        log.warning("there is an endpoint for traces, but none are made: pip install 'homeport[tracing]'")
+        return None
+    return Tracing()

@@ -26,8 +26,6 @@ from .registry import COLLECTIONS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from prometheus_client.metrics_core import Metric
-
     from ....storage.records import Change, Changes
     from ...request import ApiRequest
     from .registry import UserCollection
@@ -218,16 +216,3 @@ async def _subscribed(request: ApiRequest, message: str) -> tuple[list[str], int
         await check_access(request, collection, "read", websocket_key(request))
         now = await _check_remembered(request, collection, wanted.since or 0)
     return wanted.collections, now if wanted.since is None else wanted.since
-
-
-async def _metrics(app: web.Application) -> list[Metric]:
-    from prometheus_client.core import GaugeMetricFamily
-
-    subscribers = GaugeMetricFamily("homeport_live_subscribers", "Live connections.", labels=["kind"])
-    count = app[LIVE].count()
-    for kind in ("sse", "websocket"):
-        subscribers.add_metric([kind], count[kind])
-    return [subscribers]
-
-
-api.metrics = _metrics
