@@ -31,6 +31,7 @@ from ..records import Change, Changes, Collection, Floor, Record
 from ..snapshots import Snapshot, in_pages
 from ..writes import Commit, Write
 from . import tables as tables
+from .recent import Recent
 
 T = TypeVar("T")
 
@@ -67,6 +68,7 @@ class SqliteStorage(Storage):
         self._lock = StoreLock(self.path)
         self._sqls: dict[str, tables.Sql] = {}
         self._version = 0
+        self._recent = Recent()
         self._snapshots: set[aiosqlite.Connection] = set()
         self._checkpointed = 0  # the size of the WAL when it was last written back whole
 
@@ -161,15 +163,21 @@ class SqliteStorage(Storage):
         async with self._writing, self._reading.shut():
             await self._write_hop(work)
             self._declared_anew({collection.name: collection for collection in collections})
+            self._recent.clear()
 
     # Reading
 
     async def get(self, collection: Collection, ids: Sequence[str]) -> dict[str, Record]:
-        sql = self._sqls[self._declared(collection).name]
+        recent = self._recent.get(self._declared(collection), ids)
+        if recent is not None:
+            return recent
+        sql = self._sqls[collection.name]
         if len(ids) <= _IDS_ON_THE_LOOP and not self._reading.closed:
             try:
                 with _translated(self.path):
-                    return tables.get(self._on_loop, sql, ids)
+                    found = tables.get(self._on_loop, sql, ids)
+                self._recent.add(collection, found.values())
+                return found
             except StorageUnavailable as error:
                 if not _is_busy(error.__cause__):
                     raise
@@ -227,14 +235,16 @@ class SqliteStorage(Storage):
     async def _write(self, batch: Sequence[Sequence[Write]]) -> Sequence[Commit | Conflict]:
         def work(db: sqlite3.Connection) -> Resolution:
             with tables.transaction(db):
-                resolution = resolve(batch, tables.Present(db, self._sqls), self._version)
+                resolution = resolve(batch, tables.Present(db, self._sqls, known), self._version)
                 if resolution.written:
                     tables.write(db, resolution, self._sqls)
                 return resolution
 
         async with self._writing:
+            known = self._recent.take(batch)
             resolution = await self._write_hop(work)
             self._version = resolution.version
+            self._recent.give(resolution.written)
             self._feed.publish(resolution.written, resolution.version)
         return resolution.outcomes
 
@@ -278,6 +288,11 @@ class SqliteStorage(Storage):
         def work(db: sqlite3.Connection) -> None:
             db.execute("BEGIN IMMEDIATE")
             db.execute("ROLLBACK")
+            system = os.statvfs(self.path)  # nothing was written, so that the disk has not been asked
+            if system.f_flag & os.ST_RDONLY:
+                raise StorageUnavailable(f"{self.path}: the file system is read-only")
+            if not system.f_bavail:
+                raise StorageFull(f"{self.path}: the disk is full")
 
         async with self._writing:
             await self._write_hop(work)

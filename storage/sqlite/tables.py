@@ -25,6 +25,7 @@ from ..documents import decode, encode
 from ..errors import Conflict, Gone, StorageDamaged
 from ..queries import Filter, Page, Query, Tombstones
 from ..records import Change, Changes, Collection, Field, Floor, Record, Value, is_text
+from .recent import Held
 
 _TYPES = {"integer": "INTEGER", "text": "TEXT", "boolean": "BOOLEAN", "double": "REAL", "time": "INTEGER"}
 _MAX_PARAMETERS = 32_000
@@ -263,17 +264,21 @@ def new_identity(db: sqlite3.Connection) -> None:
 
 
 class Present:
-    """What the tables hold: the `State` of a batch."""
+    """What the tables hold: the `State` of a batch. ``known``: some of it, which is not asked for."""
 
-    def __init__(self, db: sqlite3.Connection, sqls: Mapping[str, Sql]) -> None:
+    def __init__(self, db: sqlite3.Connection, sqls: Mapping[str, Sql], known: Mapping[Key, Held]) -> None:
         self._db = db
         self._sqls = sqls
+        self._known = known
 
     def versions(self, keys: Sized[Key]) -> Mapping[Key, int]:
         by_name: defaultdict[str, list[str]] = defaultdict(list)
-        for name, id in keys:
-            by_name[name].append(id)
         found: dict[Key, int] = {}
+        for key in keys:
+            if key in self._known:
+                found[key] = self._known[key].record.version
+            else:
+                by_name[key[0]].append(key[1])
         for name, ids in by_name.items():
             (rows,) = self._db.execute(
                 f"SELECT json_group_array(json_array(id, version)) FROM {self._sqls[name].table} WHERE id IN {_LISTED}",
@@ -284,9 +289,13 @@ class Present:
 
     def holders(self, values: Sized[UniqueValue]) -> Mapping[UniqueValue, str]:
         by_field: defaultdict[tuple[str, int], list[Value]] = defaultdict(list)
-        for name, place, value in values:
-            by_field[name, place].append(value)
         found: dict[UniqueValue, str] = {}
+        for (name, id), held in self._known.items():
+            if held.values is not None:
+                found.update({(name, place, held.values[place]): id for place, _ in self._sqls[name].collection.unique})
+        for name, place, value in values:
+            if (name, place, value) not in found:
+                by_field[name, place].append(value)
         for (name, place), wanted in by_field.items():
             sql = self._sqls[name]
             for start in range(0, len(wanted), _MAX_ROWS):
