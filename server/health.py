@@ -1,4 +1,5 @@
-"""Whether the server can do its work, for who watches over it (contracts/sessions.md, "Health")."""
+"""Whether the server can do its work, for who watches over it: people and apps (contracts/sessions.md, "Health"), and
+what starts it anew or sends it requests (`/health/live`, `/health/ready`)."""
 
 from __future__ import annotations
 
@@ -8,12 +9,14 @@ import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextvars import Context
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from ..storage.errors import StorageError
 from ..storage.times import SECOND, format_time
+from .errors import ServiceUnavailable
 from .keys import CLOCK, STORAGE
 from .request import Answer
 
@@ -27,31 +30,54 @@ TMUX: web.AppKey[Callable[[], Awaitable[bool]]] = web.AppKey("tmux_probe")
 """Set, when the application starts, by who runs programs in tmux: asks whether that works."""
 _PATIENCE = 3.0
 """Seconds that what is asked may take."""
+_NO_STORE = {"Cache-Control": "no-store"}
 _FRESH = 1.0
 """Seconds that an answer is given again, so that nobody keeps disk and tmux busy by asking."""
 
 
-class _Findings(NamedTuple):
-    database: bool
-    tmux: bool
+class _Question:
+    """Asked once for all who want to know at about the same time."""
+
+    def __init__(self, name: str, ask: Callable[[], Awaitable[bool]]) -> None:
+        self._name = name
+        self._ask = ask
+        self._asking: asyncio.Task[bool] | None = None
+        self._stale_at = 0.0
+
+    async def answer(self) -> bool:
+        """As it is, or was a moment ago."""
+        if self._asking is None or (self._asking.done() and time.monotonic() >= self._stale_at):
+            self._asking = asyncio.create_task(self._asked(), name=self._name, context=Context())
+        return await asyncio.shield(self._asking)
+
+    async def _asked(self) -> bool:
+        answer = await self._ask()
+        self._stale_at = time.monotonic() + _FRESH
+        return answer
+
+    async def close(self) -> None:
+        """Asks no more."""
+        if self._asking is not None:
+            self._asking.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._asking
 
 
 class Health:
-    """Asks the store and tmux, once for all who want to know at about the same time."""
+    """Asks the store and tmux. ``stopping``: whether the server will not take requests for long."""
 
     def __init__(self, app: web.Application) -> None:
+        self.stopping = False
         self._app = app
         self._started = app[CLOCK].now()
-        self._asking: asyncio.Task[_Findings] | None = None
-        self._stale_at = 0.0
+        self._store = _Question("health of the store", self._database)
+        self._terminals = _Question("health of tmux", self._tmux)
 
     async def report(self) -> dict[str, Any]:
         """As `GET /api/health` answers it."""
         from .. import __version__
 
-        if self._asking is None or (self._asking.done() and time.monotonic() >= self._stale_at):
-            self._asking = asyncio.create_task(self._ask(), name="health")
-        database, tmux = await asyncio.shield(self._asking)
+        database, tmux = await asyncio.gather(self._store.answer(), self._terminals.answer())
         now = self._app[CLOCK].now()
         healthy = database and (tmux or TMUX not in self._app)
         return {
@@ -63,10 +89,12 @@ class Health:
             "timestamp": format_time(now),
         }
 
-    async def _ask(self) -> _Findings:
-        findings = _Findings(*await asyncio.gather(self._database(), self._tmux()))
-        self._stale_at = time.monotonic() + _FRESH
-        return findings
+    async def check_ready(self) -> None:
+        """Raises `ServiceUnavailable` unless requests can be answered, and will be."""
+        if self.stopping:
+            raise ServiceUnavailable("The server is stopping")
+        if not await self._store.answer():
+            raise ServiceUnavailable("The store does not answer, or cannot be written to")
 
     async def _database(self) -> bool:
         try:
@@ -88,10 +116,8 @@ class Health:
 
     async def close(self) -> None:
         """Asks no more."""
-        if self._asking is not None:
-            self._asking.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._asking
+        await self._store.close()
+        await self._terminals.close()
 
 
 HEALTH = web.AppKey("health", Health)
@@ -109,7 +135,7 @@ async def with_health(app: web.Application) -> AsyncIterator[None]:
 
 
 def add_health(api: Api) -> None:
-    """Adds the operation, which never needs a key, to the server's own."""
+    """Adds the operations, which never need a key, to the server's own."""
 
     @api.get(
         "/api/health", query="health#/$defs/Query", returns={200: "health#/$defs/Health", 503: "health#/$defs/Health"}
@@ -118,4 +144,15 @@ def add_health(api: Api) -> None:
         """Whether the store, and tmux for sessions, can be used."""
         report = await request.app[HEALTH].report()
         strict = request.query.get("strict") in ("1", "true") and report["status"] != "healthy"
-        return Answer(report, 503 if strict else 200, {"Cache-Control": "no-store"})
+        return Answer(report, 503 if strict else 200, _NO_STORE)
+
+    @api.get("/health/live", returns={200: "health#/$defs/Live"})
+    async def live(_: ApiRequest) -> Answer:
+        """That the server takes requests at all; where there is no answer, start it anew."""
+        return Answer({"status": "alive"}, headers=_NO_STORE)
+
+    @api.get("/health/ready", returns={200: "health#/$defs/Ready"})
+    async def ready(request: ApiRequest) -> Answer:
+        """Whether to send requests here: the store answers and can be written to, and the server is not stopping."""
+        await request.app[HEALTH].check_ready()
+        return Answer({"status": "ready"}, headers=_NO_STORE)

@@ -123,6 +123,7 @@ def serve(
 async def _serve(config: Config, tls: Tls | None, test: bool, ready_file: Path | None) -> None:
     from ..app import create_app
     from ..connections import CONNECTIONS, Runner, room_for
+    from ..health import HEALTH
 
     control = None
     if test:
@@ -153,6 +154,7 @@ async def _serve(config: Config, tls: Tls | None, test: bool, ready_file: Path |
                 _write(ready_file, url)
             click.echo(f"homeport {__version__} ready on {url}")
             await stopping.wait()
+            app[HEALTH].stopping = True
         await _drain(runner.server, timeout * _ARRIVE)
     finally:
         await runner.cleanup()

@@ -1,4 +1,4 @@
-"""GET /api/health: what it asks, how often, and whom it answers."""
+"""GET /api/health, and those of /health: what it asks, how often, and whom it answers."""
 
 import asyncio
 import os
@@ -58,7 +58,10 @@ class Asked:
 
 
 class Server:
-    def __init__(self, url: str, session: aiohttp.ClientSession, clock: MovableClock, asked: Asked) -> None:
+    def __init__(
+        self, app: web.Application, url: str, session: aiohttp.ClientSession, clock: MovableClock, asked: Asked
+    ) -> None:
+        self.app = app
         self.url = url
         self.session = session
         self.clock = clock
@@ -96,7 +99,7 @@ async def serve(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> AsyncIterato
             listening = await stack.enter_async_context(TestServer(app))
             session = await stack.enter_async_context(aiohttp.ClientSession())
             clock.move_to(parse_time(HEALTHY["timestamp"]))  # type: ignore[arg-type]
-            return Server(str(listening.make_url("")).rstrip("/"), session, clock, asked)
+            return Server(app, str(listening.make_url("")).rstrip("/"), session, clock, asked)
 
         yield start
 
@@ -232,3 +235,81 @@ async def test_a_wrong_method_while_the_sessions_api_is_off(serve: Serve) -> Non
     server = await serve(sessions=False)
     async with server.session.post(f"{server.url}/api/health") as answer:
         assert (answer.status, answer.content_type) == (405, "application/problem+json")
+
+
+# For what starts servers and sends them requests
+
+
+async def asked(server: Server, path: str) -> tuple[int, Any]:
+    async with server.session.get(f"{server.url}{path}") as answer:
+        assert answer.headers["Cache-Control" if answer.status == 200 else "Retry-After"] in ("no-store", "5")
+        return answer.status, await answer.json(content_type=None)
+
+
+READY = (200, {"status": "ready"})
+AWAY = {
+    "title": "Service Unavailable",
+    "status": 503,
+    "detail": "The store does not answer, or cannot be written to",
+}
+
+
+@pytest.mark.parametrize("sessions", [True, False])
+async def test_alive_and_ready(serve: Serve, sessions: bool) -> None:
+    server = await serve(sessions=sessions)
+    assert await asked(server, "/health/live") == (200, {"status": "alive"})
+    assert await asked(server, "/health/ready") == READY
+
+
+async def test_a_server_whose_store_is_away_is_alive_and_not_ready(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "_FRESH", 0.0)
+    server = await serve()
+
+    async def gone() -> None:
+        raise StorageUnavailable("no disk at /var/lib")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(server.asked, "ping", gone)
+        assert await asked(server, "/health/ready") == (503, AWAY)
+        assert await asked(server, "/health/live") == (200, {"status": "alive"})
+        async with server.session.get(f"{server.url}/health/ready") as answer:
+            assert answer.content_type == "application/problem+json"
+    assert await asked(server, "/health/ready") == READY
+
+
+async def test_readiness_does_not_wait_for_ever(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "_PATIENCE", 0.05)
+    server = await serve()
+    server.asked.ping_delay = 3600
+    assert await asked(server, "/health/ready") == (503, AWAY)
+
+
+async def test_readiness_does_not_wait_for_tmux(serve: Serve) -> None:
+    server = await serve()
+    server.asked.probe_delay = 3600
+    assert await asked(server, "/health/ready") == READY
+    assert server.asked.probes == 0
+
+
+async def test_many_who_ask_whether_it_is_ready(serve: Serve) -> None:
+    server = await serve()
+    server.asked.ping_delay = 0.05
+    answers = await asyncio.gather(*(asked(server, "/health/ready") for _ in range(50)), server.health())
+    assert answers == [READY] * 50 + [(200, HEALTHY)]
+    assert server.asked.pings == 1
+
+
+async def test_a_server_that_is_stopping_is_not_ready(serve: Serve) -> None:
+    server = await serve()
+    server.app[health.HEALTH].stopping = True
+    assert await asked(server, "/health/ready") == (503, {**AWAY, "detail": "The server is stopping"})
+    assert await asked(server, "/health/live") == (200, {"status": "alive"})
+
+
+async def test_whoever_asks_whether_it_is_ready_needs_no_key(serve: Serve) -> None:
+    server = await serve({**EXPOSED, "server.trusted_proxies": ["127.0.0.1"], "apis.sessions.key_on_loopback": True})
+    for path in ("/health/live", "/health/ready"):
+        async with server.session.get(f"{server.url}{path}", headers={"X-Forwarded-For": "192.0.2.1"}) as answer:
+            assert answer.status == 200

@@ -326,6 +326,24 @@ def test_requests_under_way_are_finished(start: Start) -> None:
     assert server.ended() == 0
 
 
+def test_while_it_stops_it_is_not_ready(start: Start) -> None:
+    server = start("--storage", "memory:")
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    kept = http.client.HTTPConnection(host, int(port), timeout=PATIENCE)
+    with begin_request(server) as connection:
+        kept.request("GET", "/health/ready")
+        assert kept.getresponse().read() == b'{"status":"ready"}'
+        server.process.send_signal(signal.SIGTERM)
+        wait_for_log(server, "SIGTERM: stopping")
+        kept.request("GET", "/health/ready")
+        answer = kept.getresponse()
+        assert (answer.status, json.load(answer)["detail"]) == (503, "The server is stopping")
+        kept.close()
+        connection.sendall(REPORT[-1:])
+        assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+    assert server.ended() == 0
+
+
 def test_requests_that_do_not_end_are_cut_off(start: Start) -> None:
     server = start("--storage", "memory:", HOMEPORT_SERVER__SHUTDOWN_TIMEOUT="1")
     with begin_request(server) as connection:
