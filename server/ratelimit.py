@@ -143,7 +143,7 @@ class _Windows(Storage):
         super().__init__()
         self._clock = clock
         self._size = size
-        self._windows: OrderedDict[str, list[int]] = OrderedDict()  # count, end in microseconds
+        self._windows: OrderedDict[str, list[int]] = OrderedDict()  # count, begin and end in microseconds
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -153,20 +153,21 @@ class _Windows(Storage):
         window = self._windows.get(key)
         if window is None:
             self._make_room(now)
-            self._windows[key] = [amount, now + expiry * SECOND]
+            self._windows[key] = [amount, now, now + expiry * SECOND]
             return amount
-        if window[1] <= now:
-            window[:] = 0, now + expiry * SECOND
+        if not _is_open(window, now):
+            window[:] = 0, now, now + expiry * SECOND
         window[0] += amount
         return window[0]
 
     def get(self, key: str) -> int:
-        count, end = self._windows.get(key, (0, 0))
-        return count if end > self._clock.now() else 0
+        window = self._windows.get(key)
+        return window[0] if window and _is_open(window, self._clock.now()) else 0
 
     def get_expiry(self, key: str) -> float:
-        _, end = self._windows.get(key, (0, 0))
-        return max(end, self._clock.now()) / SECOND
+        now = self._clock.now()
+        window = self._windows.get(key)
+        return (window[2] if window and _is_open(window, now) else now) / SECOND
 
     def check(self) -> bool:
         return True
@@ -183,10 +184,16 @@ class _Windows(Storage):
         """Forgets what has expired among the oldest and, if that was not enough, the one with the fewest requests."""
         windows = self._windows
         sample = [windows.popitem(last=False) for _ in range(min(_SAMPLE, len(windows)))]
-        live = [item for item in sample if item[1][1] > now]
+        live = [item for item in sample if _is_open(item[1], now)]
         if len(windows) + len(live) >= self._size:
             live.remove(min(live, key=lambda item: item[1][0]))
         windows.update(live)
+
+
+def _is_open(window: list[int], now: int) -> bool:
+    """Where the clock was set back to before it began, it is not: nobody is refused for as long as that takes."""
+    _, begin, end = window
+    return begin <= now < end
 
 
 _GUESSES = Rate.of("guesses", "10/minute")

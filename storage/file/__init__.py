@@ -48,7 +48,8 @@ Args = TypeVarTuple("Args")
 class FileStorage(TablesStorage):
     """The store in a folder, which is made where there is none.
 
-    After a write that failed and could not be undone, the store can only be read until it is opened anew.
+    After a write that failed and could not be undone, the store can only be read until that succeeds, which every write
+    tries first.
     """
 
     def __init__(self, path: Path) -> None:

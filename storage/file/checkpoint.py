@@ -17,7 +17,7 @@ import msgspec
 
 from .. import disk
 from ..disk import translated
-from ..errors import StorageDamaged, StorageUnavailable
+from ..errors import StorageDamaged
 from ..records import Collection
 from .journal import Journal
 from .sealed import seal, unseal
@@ -115,8 +115,7 @@ class Folder:
 
     def probe(self) -> None:
         """Raises `StorageUnavailable` unless the store could be written to."""
-        if self.journal.failure is not None:
-            raise StorageUnavailable(self.journal.failure)
+        self.journal.be_whole()
         with translated(f"write {self.path}"):
             file = disk.NewFile(self.path / "ping")
             try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -50,7 +51,7 @@ _decode = msgspec.json.Decoder(Entry).decode
 class Journal:
     """Reads once, with `replay`, unless it is new; then appends. No two calls may overlap.
 
-    ``size``: bytes of all segments. ``failure``: why nothing more can be appended, if so.
+    ``size``: bytes of all segments. ``failure``: why nothing more can be appended, ever, if so.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -59,6 +60,8 @@ class Journal:
         self._sizes: dict[int, int] = {}
         self._last = 0
         self._descriptor: int | None = None
+        self._torn = False
+        """Whether what was not acknowledged may follow what was."""
 
     @property
     def size(self) -> int:
@@ -93,10 +96,18 @@ class Journal:
         self._open()
         self._cut()
 
-    def append(self, entry: Entry) -> None:
-        """Returns when the entry is durable; where it raises, nothing of it stays."""
+    def be_whole(self) -> None:
+        """Returns when the journal holds what was acknowledged, and nothing else; raises `StorageUnavailable` where that
+        cannot be, and so nothing more can follow."""
         if self.failure is not None:
             raise StorageUnavailable(self.failure)
+        if self._torn:
+            with translated(f"repair {self._path(self._last)}"):
+                self._mend()
+
+    def append(self, entry: Entry) -> None:
+        """Returns when the entry is durable; where it raises, nothing of it stays."""
+        self.be_whole()
         assert self._descriptor is not None
         line = seal(encode(entry))
         with translated(f"write {self._path(self._last)}"):
@@ -104,14 +115,15 @@ class Journal:
                 disk.write(self._descriptor, line)
                 disk.sync(self._descriptor)
             except OSError:
-                self._repair()
+                self._torn = True
+                with suppress(OSError):  # then it is tried again before the next
+                    self._mend()
                 raise
         self._sizes[self._last] += len(line)
 
     def rotate(self) -> int:
         """Begins a new segment, and returns its number."""
-        if self.failure is not None:
-            raise StorageUnavailable(self.failure)
+        self.be_whole()
         with translated(f"write {self._path(self._last + 1)}"):
             self._begin(self._last + 1)
         return self._last
@@ -169,11 +181,9 @@ class Journal:
         disk.truncate(self._descriptor, self._sizes[self._last])
         disk.sync(self._descriptor)
 
-    def _repair(self) -> None:
+    def _mend(self) -> None:
         """After a failed write or fsync nobody knows what the file holds, nor would the descriptor tell again: what was
-        not acknowledged is cut away through a new one. Where that fails too, nothing more may follow it."""
-        try:
-            self._open()
-            self._cut()
-        except OSError as error:
-            self.failure = f"{self.folder} could not be repaired after a failed write ({error.strerror}): restart"
+        not acknowledged is cut away through a new one."""
+        self._open()
+        self._cut()
+        self._torn = False

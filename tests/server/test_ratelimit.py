@@ -73,6 +73,20 @@ def test_the_edges_of_a_window(clock: MovableClock) -> None:
     assert [allowed(limiter, "a") for _ in range(4)] == [True, True, True, False]
 
 
+@pytest.mark.parametrize("jump", [-365 * 86400, -1, 60, 365 * 86400])
+def test_a_clock_that_is_set_keeps_nobody_out(clock: MovableClock, jump: int) -> None:
+    limiter = Limiter(clock)
+    assert [allowed(limiter, "a") for _ in range(4)] == [True, True, True, False]
+    for _ in range(10):
+        limiter.guessed("a")
+    clock.move_to(BEGIN + jump * SECOND)
+    limiter.may_guess("a")
+    assert [allowed(limiter, "a") for _ in range(4)] == [True, True, True, False]
+    with pytest.raises(RateLimited) as refusal:
+        limiter.hit(RATE, "a")
+    assert refusal.value.retry_after == 60
+
+
 def test_keys_and_names_are_apart(clock: MovableClock) -> None:
     limiter = Limiter(clock)
     assert [allowed(limiter, "a") for _ in range(4)] == [True, True, True, False]

@@ -135,28 +135,29 @@ async def test_what_a_failed_commit_wrote_is_cut_away(tmp_path: Path, monkeypatc
         assert [record.id for record in (await storage.find(Query(PLAIN))).records] == ["b"]
 
 
-async def test_a_journal_that_cannot_be_cut_is_read_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_a_journal_that_cannot_be_cut_is_read_only_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "store"
+    attempts: list[Step] = [
+        commits(put(PLAIN, "c")),
+        declares(OTHER),
+        lambda storage: storage.ping(),
+    ]
     async with opened(path) as storage:
         await storage.commit([put(PLAIN, "a")])
         with monkeypatch.context() as patch:
             use(patch, Disk(dead(1)))
             with pytest.raises(StorageUnavailable, match="Input/output error"):
                 await storage.commit([put(PLAIN, "b")])
-        attempts: list[Step] = [
-            commits(put(PLAIN, "c")),
-            declares(OTHER),
-            lambda storage: storage.ping(),
-        ]
+            for attempt in attempts:
+                with pytest.raises(StorageUnavailable, match=r"cannot repair .*: Input/output error"):
+                    await attempt(storage)
+            assert list(await storage.get(PLAIN, ["a", "b", "c"])) == ["a"]
         for attempt in attempts:
-            with pytest.raises(StorageUnavailable, match=r"journal could not be repaired .*: restart$"):
-                await attempt(storage)
-        assert list(await storage.get(PLAIN, ["a", "b", "c"])) == ["a"]
-    assert "could not be folded" in caplog.text
+            await attempt(storage)
+        assert list(await storage.get(PLAIN, ["a", "b", "c"])) == ["a", "c"]
     async with opened(path) as storage:
-        await storage.commit([put(PLAIN, "c")])
         assert list(await storage.get(PLAIN, ["a", "b", "c"])) == ["a", "c"]
 
 
