@@ -191,22 +191,25 @@ async def test_a_client_is_known_by_its_address(url: URL, client: aiohttp.Client
 async def test_a_change_reaches_a_websocket(url: URL, client: aiohttp.ClientSession, server: Server) -> None:
     async with client.ws_connect(url / "changes", headers=server.auth, origin=str(url)) as listener:
         await listener.send_json({"type": "subscribe", "collections": ["note"]})
+        await listener.send_str("?")
+        assert (await listener.receive_json(timeout=PATIENCE))["type"] == "error"  # so it has read both
         created = await _create(url, client, server)
-        async with asyncio.timeout(PATIENCE):
-            while (await listener.receive_json()).get("id") != created:
-                pass
+        assert (await listener.receive_json(timeout=PATIENCE))["id"] == created
 
 
 async def test_a_change_reaches_an_event_stream(url: URL, client: aiohttp.ClientSession, server: Server) -> None:
     """While it goes on: nothing waits for more."""
     headers = {"Accept": "text/event-stream", **server.auth}
-    stream = await client.get(url / "collections/note/changes", headers=headers)
-    assert stream.status == 200
-    created = await _create(url, client, server)
-    async with asyncio.timeout(PATIENCE):
-        async for line in stream.content:
-            if line.startswith(b"data: ") and json.loads(line[6:])["id"] == created:
-                return
+    async with client.get(url / "collections/note/changes", headers=headers) as stream:
+        assert stream.status == 200
+        created = await _create(url, client, server)
+        async with asyncio.timeout(PATIENCE):
+            async for line in stream.content:
+                if line.startswith(b"data: ") and json.loads(line[6:])["id"] == created:
+                    break
+        assert stream.connection is not None
+        assert stream.connection.transport is not None
+        stream.connection.transport.abort()  # whoever closes a stream of TLS waits for the other side to
 
 
 async def _create(url: URL, client: aiohttp.ClientSession, server: Server) -> str:
