@@ -97,7 +97,7 @@ class Journal:
         self._cut()
 
     def be_whole(self) -> None:
-        """Returns when the journal holds what was acknowledged, and nothing else; raises `StorageUnavailable` where that
+        """Returns when the journal holds what was acknowledged and nothing else; raises `StorageUnavailable` where that
         cannot be, and so nothing more can follow."""
         if self.failure is not None:
             raise StorageUnavailable(self.failure)
