@@ -237,6 +237,11 @@ class Connection(RequestHandler):
 
     # What aiohttp does with it
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # Each body that is read to its end calls it, where nothing was paused and nothing waits to be parsed.
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
         if isinstance(parser, WebSocketReader):
             parser = Masked(parser)

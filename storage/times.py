@@ -59,14 +59,20 @@ _remembered = lru_cache(maxsize=1024)(_parse)
 
 def format_time(micros: int) -> str:
     """ISO 8601 in UTC with milliseconds: ``2025-12-30T18:00:00.000Z``."""
-    return (_EPOCH + timedelta(microseconds=micros)).isoformat(timespec="milliseconds")[:-6] + "Z"
+    return f"{format_instant(micros)[:23]}Z"
 
 
 def format_instant(micros: int) -> str:
     """The same with microseconds, ``2025-12-30T18:00:00.000000Z``: as texts these sort as the instants do."""
     day, rest = divmod(micros, DAY)
-    seconds, micros = divmod(rest, SECOND)
-    return f"{_day(day)}T{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{micros:06}Z"
+    second, micros = divmod(rest, SECOND)
+    return f"{_day(day)}T{_second(second)}.{micros:06}Z"
+
+
+@lru_cache(maxsize=1024)
+def _second(number: int) -> str:
+    """The time of a second of a day."""
+    return f"{number // 3600:02}:{number // 60 % 60:02}:{number % 60:02}"
 
 
 @lru_cache(maxsize=1024)

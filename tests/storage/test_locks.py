@@ -93,6 +93,21 @@ async def test_who_is_cancelled_while_waiting_leaves_nothing_locked(place: int) 
             pass
 
 
+async def test_who_is_cancelled_just_as_it_is_handed_the_lock_hands_it_on() -> None:
+    holders = Holders()
+    tasks = [holders.start(name, "key") for name in "abc"]
+    await settled()
+    holders.locks.leave("key")  # b's turn is told, and b has not run since
+    tasks[1].cancel()
+    await settled()
+    assert holders.log == ["a", "c"]
+    await holders.locks.take("other")
+    for go in holders.go.values():
+        go.set()
+    tasks[0].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def test_an_error_lets_go_and_nothing_stays() -> None:
     locks = KeyedLocks()
     with pytest.raises(ZeroDivisionError):
