@@ -7,7 +7,20 @@ python -m bench sync start  some
 import sys
 from importlib import import_module
 
-NAMES = ("sync", "core", "commits", "keys", "leaderboard", "metering", "copy", "plugin", "live", "tickets", "start")
+NAMES = (
+    "sync",
+    "core",
+    "commits",
+    "keys",
+    "leaderboard",
+    "metering",
+    "copy",
+    "plugin",
+    "live",
+    "tickets",
+    "start",
+    "hostile",
+)
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or NAMES:

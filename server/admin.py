@@ -58,11 +58,16 @@ def system_api(core: Core, apis: Sequence[Api], bcrypt_cost: int | None = None) 
 
         return await exposition(core, apis)
 
+    described: list[bytes] = []
+    describing = asyncio.Lock()
+
     @api.get("/openapi.json", returns={200: "openapi#/$defs/Document"})
     async def description(request: ApiRequest) -> Answer:
         """What the server serves, as an OpenAPI 3.1 document: this one."""
-        body = await asyncio.to_thread(lambda: encode(request.app[OPENAPI]()))
-        return Answer(body, headers={"Cache-Control": "no-cache"})
+        async with describing:  # it takes a while, and once is enough
+            if not described:
+                described.append(await asyncio.to_thread(lambda: encode(request.app[OPENAPI]())))
+        return Answer(described[0], headers={"Cache-Control": "no-cache"})
 
     @api.get("/admin/keys", returns={200: "admin#/$defs/Keys"}, auth=_ADMIN)
     async def list_keys(request: ApiRequest) -> Answer:

@@ -2,12 +2,17 @@
 
 import asyncio
 import resource
+import shutil
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import homeport
 from homeport.server import app as app_module
 from homeport.server import bodies, connections
 from homeport.server.auth import Clients
@@ -365,3 +370,16 @@ def test_only_frames_before_one_without_a_mask_are_read(sizes: list[int], cuts: 
         if recorder.got[-1].endswith(b"\x70\x00"):
             break
     assert b"".join(recorder.got) == good + (b"\x70\x00" if bare else b"")
+
+
+# All of it at once
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("slowhttptest") is None, reason="needs slowhttptest")
+def test_slow_connections_do_not_keep_a_client_waiting() -> None:
+    root = Path(homeport.__file__).parent
+    ran = subprocess.run([sys.executable, "-m", "bench", "hostile"], cwd=root, capture_output=True, text=True)
+    print(ran.stdout)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.count("p99") == 4

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -382,3 +384,36 @@ def test_what_hangs_does_not_keep_it(start: Start, tmp_path: Path) -> None:
     assert server.stop() == 1
     assert time.monotonic() - began < 3
     assert server.log[-1] == "homeport: ended, as it did not stop within 1 seconds"
+
+
+# Files that the process may have open
+
+
+def test_open_files_run_out(start: Start) -> None:
+    server = start("--storage", "sqlite:store.db")
+    assert server.get() == 200
+    pid = server.process.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(list(Path(f"/proc/{pid}/fd").iterdir())) + 8, limits[1]))
+    with ExitStack() as stack:
+        ends = [answered(stack.enter_context(connected(server))) for _ in range(40)]
+    assert ends.count(b"") > 30  # taken and closed at once, so that none waits for nothing
+    assert ends.count(b"HTTP/1.1 200") + ends.count(b"") == 40
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    assert server.get() == 200
+    assert server.stop() == 0
+    assert "Traceback" not in "\n".join(server.log)
+
+
+def connected(server: Server) -> socket.socket:
+    host, _, port = server.url.removeprefix("http://").partition(":")
+    return socket.create_connection((host, int(port)), PATIENCE)
+
+
+def answered(connection: socket.socket) -> bytes:
+    """The first bytes of the answer to a request, which may be none."""
+    try:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        return connection.recv(12)
+    except ConnectionError:
+        return b""
