@@ -2,11 +2,12 @@
 
 It outlives the server, and is a program of its own for that: it starts without site-packages, and imports the standard
 library alone. A session's folder holds segments, each named by how many bytes were printed before it, of which the two
-newest stay; a pipe, `WAKE`, that tells a server that there is something to read; and, at the end, `ENDED`.
+newest stay; and a pipe, `WAKE`, that tells a server that there is something to read, and by its end that nothing more
+will come: that takes no space on a disk, and tells of a program that was killed, too.
 """
 
 # pathlib takes longer to import than all the rest.
-# ruff: noqa: PTH108, PTH110, PTH118, PTH202, PTH208
+# ruff: noqa: PTH108, PTH118, PTH202, PTH208
 
 from __future__ import annotations
 
@@ -17,7 +18,6 @@ import time
 
 SEGMENT_BYTES = 4 << 20
 WAKE = "wake"
-ENDED = "ended"
 _READ_BYTES = 64 * 1024
 _GATHER_SECONDS = 0.01
 """Between two reads: programs that print much are read in larger pieces."""
@@ -79,26 +79,17 @@ class _Writer:
         except OSError:
             return
 
-    def end(self) -> None:
-        try:
-            os.close(os.open(os.path.join(self._folder, ENDED), os.O_WRONLY | os.O_CREAT, 0o600))
-        except OSError:
-            return  # the folder is gone, or its disk is full: whoever asks tmux still learns of the end
-        finally:
-            self.wake()
-
 
 def main(folder: str) -> None:
     lock = os.open(folder, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)  # until the one before has written the rest
-    if os.path.exists(os.path.join(folder, ENDED)):
-        os.unlink(os.path.join(folder, ENDED))
     writer = _Writer(folder)
+    writer.wake()
     while data := os.read(0, _READ_BYTES):
         writer.write(data)
         writer.wake()
         time.sleep(_GATHER_SECONDS)
-    writer.end()
+    writer.wake()
 
 
 if __name__ == "__main__":

@@ -51,3 +51,8 @@ def show_project(project: Mapping[str, Any]) -> dict[str, Any]:
 def show_ticket(ticket: Mapping[str, Any]) -> dict[str, Any]:
     """A ticket as lists show it."""
     return {name: ticket[name] for name in ("id", *_TICKET, *_TIMES)}
+
+
+def project_lock(id: str) -> str:
+    """What writes of a project take turns on, and the beginning of its sessions."""
+    return f"{PROJECTS.name}/{id.lower()}"

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 
-from .capture import ENDED, WAKE, segment_path, segments
+from .capture import WAKE, segment_path, segments
 from .output import MAX_LINES, Output
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,8 @@ class Readers:
 
 
 class Follower:
-    """One session's output, as it is printed. ``ended`` is called once all of it is read."""
+    """One session's output, as it is printed. ``ended`` is called when nobody keeps it any more and all of it is read;
+    it may go on after that."""
 
     def __init__(self, folder: Path, readers: Readers, ended: Callable[[], None]) -> None:
         self.output = Output()
@@ -114,29 +115,51 @@ class Follower:
         self._tail = Tail(folder)
         self._pipe = -1
         self._busy = False
+        self._at_end = False
+        self._closed = False
         self._timer: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
         """Reads what there is, and then what comes. Raises OSError."""
-        # Open for writing as well, it is never at its end.
-        self._pipe = os.open(self._folder / WAKE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._busy = True
+        self._listen()
         self.output, self._tail = await asyncio.to_thread(load, self._folder)
-        asyncio.get_running_loop().add_reader(self._pipe, self._woken)
+        if self._closed:
+            self._tail.close()
+            return
         self._due()
 
-    def close(self) -> None:
-        """Reads no more."""
+    def _listen(self) -> None:
+        """Waits to be woken. The pipe, opened anew, is not at its end any more."""
+        pipe = os.open(self._folder / WAKE, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._unlisten()
+        self._pipe = pipe
+        asyncio.get_running_loop().add_reader(pipe, self._woken)
+
+    def _unlisten(self) -> None:
         if self._pipe >= 0:
             asyncio.get_running_loop().remove_reader(self._pipe)
             os.close(self._pipe)
             self._pipe = -1
+
+    def close(self) -> None:
+        """Reads no more."""
+        self._closed = True
+        self._unlisten()
         if self._timer is not None:
             self._timer.cancel()
         self._tail.close()
 
     def _woken(self) -> None:
-        with suppress(BlockingIOError):
-            os.read(self._pipe, _READ_BYTES)
+        try:
+            if not os.read(self._pipe, _READ_BYTES):
+                self._at_end = True
+                self._listen()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            log.warning("nobody tells any more when a session prints: %s", error)
+            self._unlisten()
         if not self._busy:
             self._due()
 
@@ -147,9 +170,9 @@ class Follower:
 
     def read(self) -> None:
         """Takes in the next piece, if there is one."""
-        if self._pipe < 0:
+        if self._closed:
             return
-        ended = (self._folder / ENDED).exists()
+        at_end = self._at_end
         try:
             data = self._tail.read()
         except OSError as error:
@@ -160,7 +183,8 @@ class Follower:
             self._timer = asyncio.get_running_loop().call_later(_GATHER_SECONDS, self._due)
             return
         self._busy = False
-        if ended:
+        if at_end:
+            self._at_end = False
             self._ended()
 
 

@@ -18,6 +18,7 @@ LAUNCH = "launch.json"
 _STATUS = "status"
 _NOT_RUN = 127
 """The exit status where a command cannot be run, as shells have it."""
+_UNKNOWN = "   "
 _PASSED_ON = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP)
 """What a terminal sends to all in its foreground: it is meant for the command."""
 
@@ -30,9 +31,23 @@ def exit_status(folder: Path) -> int | None:
         return None
 
 
+def withdraw(folder: Path) -> bool:
+    """Takes back what was to be run; False where it was never written, or runs by now: one only can take it."""
+    try:
+        (folder / LAUNCH).unlink()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def main(folder: Path) -> int:
-    launch = json.loads((folder / LAUNCH).read_text("utf-8"))
-    (folder / LAUNCH).unlink()
+    with (folder / LAUNCH).open(encoding="utf-8") as file:
+        if not withdraw(folder):
+            return _NOT_RUN
+        launch = json.load(file)
+    # Written over in the end, which even a full disk allows.
+    status_file = os.open(folder / _STATUS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    os.write(status_file, _UNKNOWN.encode())
     signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
     child = os.fork()
     if child == 0:
@@ -52,7 +67,7 @@ def main(folder: Path) -> int:
         return 128 + os.WTERMSIG(status)
     code = os.WEXITSTATUS(status)
     if not closed:  # else that is how it takes it
-        (folder / _STATUS).write_text(str(code))
+        os.pwrite(status_file, str(code).ljust(len(_UNKNOWN)).encode(), 0)
     return code
 
 

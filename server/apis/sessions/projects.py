@@ -18,7 +18,7 @@ from ...keys import STORAGE
 from ...request import Answer
 from . import records
 from .api import api, caller
-from .documents import PROJECTS, STATES, TICKETS, TRANSITIONS, show_project, tickets_of
+from .documents import PROJECTS, STATES, TICKETS, TRANSITIONS, project_lock, show_project, tickets_of
 from .paging import listed
 from .syncing import FOLDERS
 from .ticket_files import contained
@@ -113,7 +113,7 @@ async def change_project(request: ApiRequest) -> dict[str, Any]:
         await _commit(request.storage, Put(PROJECTS, record.id, document, record.version))
         return {"id": record.id, **document}
 
-    return show_project(await retry(request.storage, [_lock(request.path["id"])], attempt))
+    return show_project(await retry(request.storage, [project_lock(request.path["id"])], attempt))
 
 
 @api.delete("/api/projects/{id}", params="sessions#/$defs/Id", returns={204: None}, errors=(404, 409), auth=caller)
@@ -133,7 +133,7 @@ async def delete_project(request: ApiRequest) -> Answer:
         )
 
     async with request.app[FOLDERS].hold(id):
-        await retry(request.storage, [_lock(id)], attempt)
+        await retry(request.storage, [project_lock(id)], attempt)
         request.app[FOLDERS].forget(id)
     return Answer(status=204)
 
@@ -228,10 +228,6 @@ async def _find(storage: Storage, id: str) -> Record:
     if record is None:
         raise NotFound("Project not found")
     return record
-
-
-def _lock(id: str) -> str:
-    return f"{PROJECTS.name}/{id.lower()}"
 
 
 api.collections += (PROJECTS,)

@@ -33,7 +33,7 @@ _MAY_START = ("backlog", "in_progress")
     "/api/tickets/{id}/start",
     params="sessions#/$defs/Id",
     returns={200: "sessions#/$defs/Started"},
-    errors=(404, 409),
+    errors=(404, 409, 503),
     auth=caller,
 )
 async def start(request: ApiRequest) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _prompt(found: Mapping[str, Any], content: str) -> str:
     "/api/tickets/{id}/approve",
     params="sessions#/$defs/Id",
     returns={200: "sessions#/$defs/Reviewed"},
-    errors=(404,),
+    errors=(404, 503),
     auth=caller,
 )
 async def approve(request: ApiRequest) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import re
 import shlex
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -18,24 +19,28 @@ from typing import Any
 from aiohttp import web
 from uuid_utils import uuid7
 
-from ....storage import ABSENT, Conflict, Delete, Filter, Put, Record, retry
+from ....storage import ABSENT, Check, Conflict, Delete, Filter, Put, Record, retry
 from ....storage.times import format_time
 from ...errors import ApiError, BadRequest, NotFound, ServiceUnavailable
 from ...keys import CLOCK, CONFIG, STORAGE
 from . import states
+from .documents import PROJECTS, project_lock
 from .events import EVENTS
 from .following import Follower, Readers, load, make_folder, remove_folder
-from .launch import LAUNCH, exit_status
+from .launch import LAUNCH, exit_status, withdraw
 from .notifications import notify
 from .output import Output
 from .records import ACTIVE, SESSIONS, active
-from .tmux import Pane, Tmux, TmuxRefused, TmuxSession, TmuxUnavailable
+from .tmux import Pane, Tmux, TmuxMovedOn, TmuxRefused, TmuxSession, TmuxUnavailable
 
 log = logging.getLogger(__name__)
 
 MAX_ACTIVE = 200
 MAX_PROMPT_BYTES = 128 * 1024 - 1
 """What Linux takes as one argument of a program (execve(2), MAX_ARG_STRLEN), less the zero at its end."""
+MAX_LINE_BYTES = 4095
+"""What Linux takes of a line that is typed (termios(3), "Canonical mode"): it drops the rest and says nothing."""
+_LINE_ENDS = re.compile("[\r\n]")
 _STOP_SECONDS = 2.0
 """How long a request to stop waits for the end, which may come later or, where the program ignores Ctrl-C, never."""
 _KILL_SECONDS = 3.0
@@ -43,6 +48,8 @@ _KILL_SECONDS = 3.0
 _LINGER_SECONDS = 1.0
 """How long the last output of a session that was ended may take to come."""
 _RETRY_SECONDS = 5.0
+_OPEN_ATTEMPTS, _OPEN_PAUSE = 20, 0.02
+"""How often tmux is asked for a window while its sessions come and go, and seconds in between."""
 
 
 @dataclass(eq=False)
@@ -73,7 +80,8 @@ class Runner:
         self._command = shlex.split(config.session_command)
         self._readers = Readers()
         self._live: dict[str, _Live] = {}
-        self._starting: set[str] = set()
+        self._starting: dict[str, bool] = {}
+        """Whether what is being started is to be looked after then."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     @asynccontextmanager
@@ -82,7 +90,9 @@ class Runner:
         try:
             await self.sync()
         except TmuxUnavailable as error:
-            log.warning("sessions cannot be found again now: %s", error.message)
+            log.warning("sessions cannot be found again yet: %s", error.message)
+            for id in self._live:
+                self._look_after(id)
         try:
             yield
         finally:
@@ -91,6 +101,7 @@ class Runner:
             await asyncio.gather(*self._tasks.values(), return_exceptions=True)
             for id in list(self._live):
                 self._release(id)
+            self._tmux.close()
 
     # What others ask
 
@@ -144,11 +155,12 @@ class Runner:
         if len(self._live) >= MAX_ACTIVE:
             raise ServiceUnavailable(f"{MAX_ACTIVE} sessions are running")
         id = str(uuid7())
-        self._starting.add(id)
+        self._starting[id] = False
         try:
             return await self._start(id, project, ticket, prompt)
         finally:
-            self._starting.discard(id)
+            if self._starting.pop(id):
+                self._look_after(id)
 
     async def _start(
         self, id: str, project: dict[str, Any], ticket: dict[str, Any] | None, prompt: str | None
@@ -169,41 +181,79 @@ class Runner:
             "updated_at": now,
             "busy_ticket": ticket_id,
         }
+
+        async def attempt() -> None:
+            owner = (await storage.get(PROJECTS, [project["id"]])).get(project["id"])
+            if owner is None:
+                raise NotFound("Project not found")
+            try:
+                await storage.commit([Check(PROJECTS, owner.id, owner.version), Put(SESSIONS, id, document, ABSENT)])
+            except Conflict as error:
+                if error.reason == "unique":
+                    raise ApiError("A session is running on this ticket", status=409) from error
+                raise
+
         # The record comes first: whatever happens then, nothing runs that is not known.
+        await retry(storage, [project_lock(project["id"])], attempt)
+        window = project["tmux_window"] or (self._command[0] if ticket is None else ticket["external_id"])
         try:
-            await storage.commit([Put(SESSIONS, id, document, ABSENT)])
-        except Conflict as error:
-            raise ApiError("A session is running on this ticket", status=409) from error
-        try:
-            launch = {
-                "command": [*self._command, *([prompt] if prompt else [])],
-                "folder": project["repo_path"],
-                "environment": {"HOMEPORT_SESSION_ID": id},
-            }
-            await asyncio.to_thread(_write_launch, folder, launch)
-            await self._follow(id, None)
-            window = project["tmux_window"] or (self._command[0] if ticket is None else ticket["external_id"])
-            pane = await self._tmux.open(
-                id, tmux_session=project["tmux_session"], window=window, folder=folder, cwd=project["repo_path"]
-            )
-        except (TmuxUnavailable, TmuxRefused, OSError) as error:
+            pane = await self._open(id, project, prompt, window)
+        except ApiError:
             self._release(id)
             await storage.commit([Delete(SESSIONS, id)])
             await asyncio.to_thread(remove_folder, folder)
-            if isinstance(error, TmuxUnavailable):
-                raise
-            log.error("a session cannot be started: %s", error)
-            raise ServiceUnavailable("The session's window could not be opened") from error
+            raise
+        if pane is None:
+            self._look_after(id)
         self._live[id].pane = pane
-        started = await self._change(id, {"pane_id": pane.pane_id})
+        started = await self._change(id, {"pane_id": pane and pane.pane_id})
         self._app[EVENTS].status(id, "", "running")
         return started
+
+    async def _open(self, id: str, project: dict[str, Any], prompt: str | None, window: str) -> Pane | None:
+        """Opens a session's window; None where tmux has done so and not told. Raises `ServiceUnavailable`: then nothing
+        runs, nor will."""
+        folder = self._folder / id
+        launch = {
+            "command": [*self._command, *([prompt] if prompt else [])],
+            "folder": project["repo_path"],
+            "environment": {"HOMEPORT_SESSION_ID": id},
+        }
+        try:
+            await asyncio.to_thread(_write_launch, folder, launch)
+            await self._follow(id, None)
+            for _ in range(_OPEN_ATTEMPTS):
+                try:
+                    return await self._tmux.open(
+                        id, tmux_session=project["tmux_session"], window=window, folder=folder, cwd=project["repo_path"]
+                    )
+                except TmuxMovedOn:
+                    if not await asyncio.to_thread((folder / LAUNCH).exists):
+                        return None
+                    await asyncio.sleep(_OPEN_PAUSE)
+        except TmuxUnavailable:
+            # What it was asked to do it may do later.
+            if await asyncio.to_thread(withdraw, folder):
+                raise
+            return None
+        except (TmuxRefused, OSError) as error:
+            log.error("a session cannot be started: %s", error)
+        raise ServiceUnavailable("The session's window could not be opened")
 
     # Steering
 
     async def type(self, session_id: str, text: str) -> None:
-        """Types a text and Enter. Raises `Ended`."""
-        await self._tell(session_id, lambda pane: self._tmux.type(pane, text))
+        """Types a text and Enter. Raises `Ended`, and `ApiError` (409) for a line that would not arrive whole."""
+
+        async def say(pane: Pane) -> None:
+            longest = max(len(line.encode()) for line in _LINE_ENDS.split(text))
+            if longest > MAX_LINE_BYTES and await self._tmux.reads_lines(pane):
+                raise ApiError(
+                    f"The program reads lines of at most {MAX_LINE_BYTES} bytes: this has {longest}", status=409
+                )
+            await self._tmux.type(pane, text)
+
+        await self._tell(session_id, say)
 
     async def keys(self, session_id: str, keys: Sequence[str]) -> None:
         """Presses keys, by the names that tmux has for them. Raises `Ended`."""
@@ -234,6 +284,7 @@ class Runner:
         session = await self.get(session_id)
         if session["status"] not in ACTIVE:
             return session
+        await self._change(session_id, {"stopping": True})  # tmux may do late what it does not answer
         with suppress(Ended):
             pane = await self._pane(session_id)
             await self._tmux.kill(pane)
@@ -299,6 +350,8 @@ class Runner:
         for session in known:
             if session["id"] not in self._live:
                 await self._follow(session["id"], None)
+                # Were it begun only now, nobody would know of it.
+                await asyncio.to_thread(withdraw, self._folder / session["id"])
         panes = await self._tmux.panes() if known else {}
         return sum([await self._match(session, panes.get(session["id"])) for session in known])
 
@@ -317,8 +370,10 @@ class Runner:
         return True
 
     def _look_after(self, session_id: str) -> None:
-        """Sees what became of a session whose output has ended, or whose pane is gone."""
-        if session_id not in self._tasks and session_id not in self._starting:
+        """Sees what became of a session whose output nobody keeps any more, or whose pane is gone."""
+        if session_id in self._starting:
+            self._starting[session_id] = True
+        elif session_id not in self._tasks:
             task = asyncio.create_task(self._see(session_id), name=f"end of session {session_id}")
             self._tasks[session_id] = task
             task.add_done_callback(lambda _: self._tasks.pop(session_id, None))

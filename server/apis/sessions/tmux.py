@@ -12,8 +12,11 @@ import logging
 import os
 import subprocess
 import sys
+import termios
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -30,14 +33,18 @@ _MAX_CALLS = 8
 """At a time."""
 _COLUMNS, _ROWS = 200, 50
 """Of a window that nobody looks at."""
-_ENDING = ("server exited", "lost server")
+_ENDING = ("server exited", "lost server", "no current target")
 """What tmux says where its server ends, having no session any more, just when it is asked."""
+_MOVED_ON = ("duplicate session", "can't find session")
+"""What tmux says where a session has begun, or ended, since it was asked which there are."""
 _NO_SOCKET = "(No such file or directory)"
 SESSION_OPTION = "@homeport_session"
 """A pane's, holds the session's id: ids of panes begin anew with each tmux server."""
 VIEW_PREFIX = "homeport-view-"
 """Of the tmux sessions that terminals look through."""
 _UNPLAIN = str.maketrans(dict.fromkeys(":.#$\\", "_"))
+_BOTH_WAYS = ("-I", "-O")
+"""Of a pipe from which nothing is to come: tmux sees at once when who reads it has died, and not by the next output."""
 _PANE = ("pane_id", "window_id", "session_id", "session_name", "pane_pid", "pane_pipe", SESSION_OPTION)
 
 
@@ -47,6 +54,11 @@ class TmuxUnavailable(ServiceUnavailable):
 
 class TmuxRefused(Exception):
     """tmux answered, and did not do what it was asked; the message is tmux's."""
+
+
+class TmuxMovedOn(TmuxRefused):
+    """There are not the sessions any more that there were, or the tmux server ended with the last of them: whoever asks
+    again may be lucky."""
 
 
 class Pane(NamedTuple):
@@ -78,7 +90,13 @@ class Tmux:
         self._server: tuple[str, ...] = ()
         if socket is not None:
             self._server = ("-S" if "/" in socket else "-L", socket)
-        self._calls = asyncio.Semaphore(_MAX_CALLS)
+        # Threads, since a fork of a large process takes its time and uvloop's subprocesses hang where the first tmux is
+        # asked, whose server goes on; of its own, since a tmux that does not answer is to hold up nothing else.
+        self._threads = ThreadPoolExecutor(_MAX_CALLS, "tmux")
+
+    def close(self) -> None:
+        """Asks nothing more; who waits for an answer is not waited for."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -112,7 +130,7 @@ class Tmux:
         """Opens a window for a session, whose ``folder`` holds what is to be launched and will hold what it prints.
 
         tmux does all of it before it reads anything that the program prints. ``cwd``: where windows begin that people
-        open in a tmux session that is made for it. Raises `TmuxRefused`.
+        open in a tmux session that is made for it. Raises `TmuxRefused`, and `TmuxMovedOn`.
         """
         name = plain_name(tmux_session)
         known = next((session.id for session in await self.sessions() if session.name == name), None)
@@ -127,11 +145,13 @@ class Tmux:
                 *(*where, *shown, "-n", session_id, *map(_escaped, program), ";"),
                 *("set-option", "-p", "-t", target, "remain-on-exit", "off", ";"),
                 *("set-option", "-p", "-t", target, SESSION_OPTION, session_id, ";"),
-                *("pipe-pane", "-t", target, _escaped(_capture(folder)), ";"),
+                *("pipe-pane", *_BOTH_WAYS, "-t", target, _escaped(_capture(folder)), ";"),
                 *("rename-window", "-t", target, "--", _escaped(plain_name(window))),
                 cwd=cwd,
             )
-        except TmuxRefused:
+        except TmuxRefused as error:
+            if _no_server(error) or str(error).startswith(_MOVED_ON):
+                raise TmuxMovedOn(*error.args) from error
             with suppress(TmuxRefused):  # it had not come to the window
                 await self.run("kill-window", "-t", target)
             raise
@@ -139,7 +159,7 @@ class Tmux:
 
     async def pipe(self, pane: Pane, folder: Path) -> None:
         """Has what a pane prints kept again, where that has ended."""
-        await self.run("pipe-pane", "-t", pane.pane_id, _escaped(_capture(folder)))
+        await self.run("pipe-pane", *_BOTH_WAYS, "-t", pane.pane_id, _escaped(_capture(folder)))
 
     async def type(self, pane: Pane, text: str) -> None:
         """Pastes a text, bracketed for programs that ask for it, and presses Enter."""
@@ -149,6 +169,11 @@ class Tmux:
             load = ("load-buffer", "-b", buffer, "-", ";")
             paste = (*load, "paste-buffer", "-p", "-d", "-b", buffer, "-t", pane.pane_id, ";")
         await self.run(*_attend(pane), *paste, "send-keys", "-t", pane.pane_id, "Enter", stdin=text.encode())
+
+    async def reads_lines(self, pane: Pane) -> bool:
+        """Whether a pane's terminal gives its program whole lines, as it does unless the program edits them itself."""
+        path = await self.run("display-message", "-p", "-t", pane.pane_id, "#{pane_tty}")
+        return await asyncio.to_thread(_is_canonical, path.rstrip("\n"))
 
     async def press(self, pane: Pane, keys: Sequence[str]) -> None:
         """Presses keys by their names."""
@@ -178,26 +203,16 @@ class Tmux:
 
     async def run(self, *arguments: str, stdin: bytes = b"", cwd: str | None = None) -> str:
         """Gives tmux commands; what it prints. Raises `TmuxUnavailable` or `TmuxRefused`."""
-        async with self._calls:
-            try:
-                # On a thread: a fork of a large process takes its time, and uvloop's subprocesses hang where the
-                # first tmux is asked, whose server goes on.
-                done = await asyncio.to_thread(
-                    subprocess.run,
-                    (*self.command, *arguments),
-                    input=stdin,
-                    capture_output=True,
-                    timeout=_DEADLINE,
-                    cwd=cwd,
-                    env=environment(os.environ),
-                    check=False,
-                )
-            except subprocess.TimeoutExpired as error:
-                raise TmuxUnavailable("tmux does not answer") from error
-            except FileNotFoundError as error:
-                raise TmuxUnavailable("tmux is not installed") from error
-            except OSError as error:
-                raise TmuxUnavailable("tmux cannot be run") from error
+        call = partial(_call, (*self.command, *arguments), stdin, cwd)
+        try:
+            async with asyncio.timeout(_DEADLINE):  # waiting for a thread is part of it
+                done = await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        except (TimeoutError, subprocess.TimeoutExpired) as error:
+            raise TmuxUnavailable("tmux does not answer") from error
+        except FileNotFoundError as error:
+            raise TmuxUnavailable("tmux is not installed") from error
+        except OSError as error:
+            raise TmuxUnavailable("tmux cannot be run") from error
         if done.returncode:
             problem = done.stderr.decode(errors="replace").strip()
             raise TmuxRefused(problem or f"exit status {done.returncode}")
@@ -208,7 +223,7 @@ class Tmux:
         try:
             return await self._rows(command, *options, "-F", _format(fields))
         except TmuxRefused as error:
-            if str(error).startswith(("no server running", *_ENDING)) or str(error).endswith(_NO_SOCKET):
+            if _no_server(error):
                 return []
             log.warning("tmux: %s", error)
             raise TmuxUnavailable("tmux cannot be reached") from error
@@ -219,6 +234,22 @@ class Tmux:
         return [line.split("\t", fields) for line in out.splitlines()]
 
 
+def _call(command: Sequence[str], stdin: bytes, cwd: str | None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(  # noqa: S603  # no shell parses it
+        command,
+        input=stdin,
+        capture_output=True,
+        timeout=_DEADLINE,
+        cwd=cwd,
+        env=environment(os.environ),
+        check=False,
+    )
+
+
+def _no_server(error: TmuxRefused) -> bool:
+    return str(error).startswith(("no server running", *_ENDING)) or str(error).endswith(_NO_SOCKET)
+
+
 def _format(fields: Sequence[str]) -> str:
     return "\t".join(f"#{{{field}}}" for field in fields)
 
@@ -226,6 +257,19 @@ def _format(fields: Sequence[str]) -> str:
 def _escaped(argument: str) -> str:
     """An argument that does not end tmux's command."""
     return f"{argument[:-1]}\\;" if argument.endswith(";") else argument
+
+
+def _is_canonical(terminal: str) -> bool:
+    try:
+        descriptor = os.open(terminal, os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise TmuxRefused(f"{terminal}: {error.strerror}") from error  # the pane is gone
+    try:
+        return bool(termios.tcgetattr(descriptor)[3] & termios.ICANON)
+    except termios.error as error:
+        raise TmuxRefused(f"{terminal}: {error.args[-1]}") from error
+    finally:
+        os.close(descriptor)
 
 
 def _capture(folder: Path) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .conftest import Answer, Serve, Served
 
 PROGRAM = """
-import json, os, signal, sys, time
+import json, os, signal, sys, termios, time
 print(json.dumps(sys.argv[1:]), flush=True)
 for line in sys.stdin:
     word, _, rest = line.rstrip("\\n").partition(" ")
@@ -31,6 +31,17 @@ for line in sys.stdin:
     elif word == "count":
         for number in range(int(rest)):
             print("line", number)
+    elif word == "quiet":
+        mode = termios.tcgetattr(0)
+        mode[3] &= ~termios.ECHO
+        termios.tcsetattr(0, termios.TCSANOW, mode)
+    elif word == "sleep":
+        time.sleep(float(rest))
+    elif word == "raw":
+        rest = word
+        mode = termios.tcgetattr(0)
+        mode[3] &= ~(termios.ECHO | termios.ICANON)
+        termios.tcsetattr(0, termios.TCSANOW, mode)
     elif word == "now":
         rest = time.time()
     elif word == "colours":

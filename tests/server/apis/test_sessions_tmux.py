@@ -4,12 +4,16 @@ import asyncio
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from homeport.server.apis.sessions.tmux import Pane, Tmux, TmuxUnavailable
 
 from .conftest import on_memory
 from .sessions_kit import Desk, OpenDesk, until
@@ -152,6 +156,32 @@ async def test_what_is_typed_comes_as_it_is(desk: Desk, prompt: str) -> None:
     session = await desk.start()
     await desk.type(session["id"], f"say {prompt}")
     assert f"got {prompt}".rstrip() in [line.rstrip() for line in await desk.printed(session["id"], "got")]
+
+
+async def test_lines_are_typed_as_lines(desk: Desk) -> None:
+    """More of them than a terminal takes, and before the program reads them."""
+    session = await desk.start()
+    await desk.type(session["id"], "quiet")
+    await desk.printed(session["id"], "got")
+    lines = ["sleep 0.2", *(f"say {number} {'x' * 90}" for number in range(600))]
+    answer = await desk.call("POST", f"/sessions/{session['id']}/input", json={"input": "\n".join(lines)})
+    assert answer == {"success": True}
+    await desk.printed(session["id"], "got 599 ")
+    assert (await desk.lines(session["id"]))[-len(lines) :] == [f"got {line.partition(' ')[2]}" for line in lines]
+
+
+async def test_a_line_that_is_too_long(desk: Desk) -> None:
+    """The terminal would drop the end of it, unless the program edits lines itself."""
+    session = await desk.start()
+    path = f"/sessions/{session['id']}/input"
+    refused = await desk.call("POST", path, 409, json={"text": "one\n" + "ü" * 2048})
+    told = "The program reads lines of at most 4095 bytes: this has 4096"
+    assert refused == {"error": "Conflict", "message": told}
+    for text in ("x" * 4091, "y" * 20_000):
+        await desk.type(session["id"], f"say {text}")
+        await desk.printed(session["id"], f"got {text}")
+        await desk.type(session["id"], "raw")
+        await desk.printed(session["id"], "got raw")
 
 
 async def test_who_reads_back_is_left_alone_and_the_text_arrives(desk: Desk) -> None:
@@ -317,19 +347,151 @@ async def test_who_goes_on_may_fail_later(desk: Desk, monkeypatch: pytest.Monkey
     assert (await desk.ended(session["id"]))["status"] == "error"
 
 
+@pytest.mark.parametrize("sessions", [8, pytest.param(50, marks=pytest.mark.slow)])
+async def test_many_that_end_at_once(open_desk: OpenDesk, sessions: int) -> None:
+    desk = await open_desk({"apis.sessions.session_command": "sh -c"})
+    project = await desk.project()
+    ends = [("exit 0", "completed"), ("exit 3", "error"), ("kill -9 $$", "error"), ("echo $$; exit 0", "completed")]
+    path = f"/projects/{project['id']}/sessions"
+    prompts = [ends[number % len(ends)] for number in range(sessions)]
+    begun = await asyncio.gather(
+        *(desk.call("POST", path, 201, json={"initialPrompt": prompt}) for prompt, _ in prompts)
+    )
+    ended = [await desk.ended(session["id"]) for session in begun]
+    assert [session["status"] for session in ended] == [status for _, status in prompts]
+    assert desk.panes() == []
+    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    assert not [pid for pid in children if " Z " in Path(f"/proc/{pid}/stat").read_text()]
+
+
 # tmux that is away
 
 
-async def test_what_keeps_the_output_is_killed(desk: Desk) -> None:
+async def test_tmux_is_not_installed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    project, ticket = await _ticket(desk)
+    away = {"error": "Service unavailable", "message": "tmux is not installed"}
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(desk.repo))
+        assert await desk.call("POST", f"/projects/{project['id']}/sessions", 503) == away
+        assert await desk.call("GET", "/tmux/sessions", 503) == away
+        assert (await desk.call("POST", f"/tickets/{ticket['id']}/start", 503))["error"] == "Service unavailable"
+        assert (await desk.call("GET", f"/tickets/{ticket['id']}"))["state"] == "backlog"
+        assert await desk.call("GET", "/sessions") == []
+        assert await asyncio.to_thread(lambda: list((desk.folder / "output").iterdir())) == []
+        health = await desk.call("GET", "/health")
+        assert (health["status"], health["tmux"]) == ("degraded", "unavailable")
+
+
+NO_ANSWER = {"error": "Service unavailable", "message": "tmux does not answer"}
+
+
+@contextmanager
+def _stopped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A tmux server that is there and does nothing."""
+    pid = _tmux_server(desk)
+    with monkeypatch.context() as patch:
+        patch.setattr("homeport.server.apis.sessions.tmux._DEADLINE", 0.2)
+        patch.setattr("homeport.server.apis.sessions.runner._RETRY_SECONDS", 0.1)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
+
+
+async def test_tmux_does_not_answer(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     session = await desk.start()
-    desk.tmux("pipe-pane", "-t", session["pane_id"])
+    with _stopped(desk, monkeypatch):
+        for path, body in (("input", {"text": "say late"}), ("keys", {"keys": "x C-u"})):
+            assert await desk.call("POST", f"/sessions/{session['id']}/{path}", 503, json=body) == NO_ANSWER
+        many = [desk.call("GET", "/tmux/sessions", 503) for _ in range(40)]
+        async with asyncio.timeout(5):
+            assert await asyncio.gather(*many) == [NO_ANSWER] * 40
+        assert await desk.call("POST", "/sessions/sync", 503) == NO_ANSWER
+        assert (await desk.session(session["id"]))["status"] == "running"
+        assert (await desk.call("GET", "/health"))["tmux"] == "unavailable"
+        await desk.restart()
+        assert (await desk.session(session["id"]))["status"] == "running"
+    await desk.type(session["id"], "exit 0")
+    assert (await desk.ended(session["id"]))["status"] == "completed"
+    assert "got late" not in await desk.lines(session["id"])
 
-    async def piped_again() -> bool:
-        return desk.tmux("list-panes", "-a", "-F", "#{pane_pipe}").strip() == "1"
+    async def healthy() -> bool:
+        return bool((await desk.call("GET", "/health"))["status"] == "healthy")
 
-    await until(piped_again)
-    await desk.type(session["id"], "say still here")
-    await desk.printed(session["id"], "got still here")
+    await until(healthy)
+
+
+async def test_who_is_stopped_late(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = await desk.start()
+    with _stopped(desk, monkeypatch):
+        stop = f"/sessions/{session['id']}/stop"
+        assert await desk.call("POST", stop, 503, json={"force": True}) == NO_ANSWER
+    assert (await desk.ended(session["id"]))["status"] == "completed"
+
+
+async def test_a_window_that_opens_late(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was answered that there is no session, and so it is."""
+    project = await desk.project()
+    first = await desk.start(project=project)
+    with _stopped(desk, monkeypatch):
+        assert await desk.call("POST", f"/projects/{project['id']}/sessions", 503) == NO_ANSWER
+
+    async def alone() -> bool:
+        return desk.panes() == [first["pane_id"]]
+
+    await until(alone)
+    assert [session["id"] for session in await desk.call("GET", "/sessions")] == [first["id"]]
+
+
+async def test_a_window_that_opened_untold(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tmux did what it was asked, and did not say so: the session is there."""
+    project = await desk.project()
+    open_ = Tmux.open
+
+    async def silent(self: Tmux, id: str, **where: Any) -> Pane:
+        await open_(self, id, **where)
+        launched = desk.folder / "output" / id / "status"
+        await until(lambda: asyncio.to_thread(launched.exists))
+        raise TmuxUnavailable("tmux does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tmux, "open", silent)
+        session = await desk.call("POST", f"/projects/{project['id']}/sessions", 201)
+    assert session["pane_id"] is None
+    await desk.type(session["id"], "say hello")
+    await desk.printed(session["id"], "got hello")
+    assert [(await desk.session(session["id"]))["pane_id"]] == desk.panes()
+    await desk.type(session["id"], "exit 0")
+    assert (await desk.ended(session["id"]))["status"] == "completed"
+
+
+@pytest.mark.parametrize("how", ["it is told to end", "SIGKILL"])
+async def test_what_keeps_the_output_ends(desk: Desk, how: str) -> None:
+    session = await desk.start()
+    if how == "SIGKILL":
+        os.kill(_keeper(desk, session["id"]), signal.SIGKILL)
+    else:
+        desk.tmux("pipe-pane", "-t", session["pane_id"])
+
+    async def said() -> bool:
+        await desk.type(session["id"], "say still here")
+        await asyncio.sleep(0.1)
+        return "got still here" in await desk.lines(session["id"])
+
+    await until(said)
+    assert desk.tmux("list-panes", "-a", "-F", "#{pane_pipe}").strip() == "1"
+
+
+def _keeper(desk: Desk, id: str) -> int:
+    """The process that keeps what a session prints."""
+    folder = str(desk.folder / "output" / id)
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            if any(word.endswith("capture.py") for word in words) and folder in words:
+                return int(process.name)
+    raise AssertionError(folder)
 
 
 # Tickets
@@ -385,3 +547,23 @@ async def test_many_at_once_on_one_ticket(desk: Desk) -> None:
     answers = await asyncio.gather(*(desk.server("POST", path, json=body) for _ in range(5)))
     assert sorted(answer.status for answer in answers) == [201, 409, 409, 409, 409]
     assert len(desk.panes()) == 1
+
+
+# Projects
+
+
+async def test_a_project_is_deleted_while_sessions_start(desk: Desk) -> None:
+    """One of both comes first: no session is left in a project that is not there."""
+    for _ in range(5):
+        project = await desk.project()
+        path = f"/api/projects/{project['id']}"
+        starts = [desk.server("POST", f"{path}/sessions") for _ in range(2)]
+        *started, deleted = await asyncio.gather(*starts, desk.server("DELETE", path))
+        statuses = {answer.status for answer in started}
+        assert (deleted.status, statuses <= {201, 404}) in ((204, True), (409, True)), started
+        assert (201 in statuses) == (deleted.status == 409)
+        for answer in started:
+            if answer.status == 201:
+                await desk.call("POST", f"/sessions/{answer.json['id']}/stop", json={"force": True})
+        if deleted.status == 409:
+            await desk.call("DELETE", f"/projects/{project['id']}", 204)
