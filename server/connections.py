@@ -89,9 +89,9 @@ class Connections:
         """Counts a connection in, or says why it is refused. ``peer``: an address; None for a Unix socket."""
         network = self._clients.counted(peer)
         if network is not None and self._by_network[network] >= self._most_of_one:
-            return self._refuse("address", f"{network} has {self._most_of_one:,} connections, which is as many as may")
+            return self._refuse("address", f"{network} has {self._most_of_one:,}, the most that an address may have")
         if len(self._open) >= self.most and not self._make_room():
-            return self._refuse("server", f"there are {self.most:,} connections, which is as many as may be")
+            return self._refuse("server", f"there are {self.most:,}, the most that there may be")
         self._open.add(connection)
         connection.network = network
         if network is not None:
@@ -208,6 +208,7 @@ class Connection(RequestHandler):
         if self._connections.admit(self, peer[0] if isinstance(peer, tuple) else None):
             self._wire.write(_answer(503, "There are too many connections", {"Retry-After": str(_RETRY_SECONDS)}))
             self._wire.close()
+            self._force_close = True  # whatever comes is dropped
         else:
             super().connection_made(transport)
 
@@ -219,7 +220,7 @@ class Connection(RequestHandler):
         super().data_received(data)
         if self._messages:
             self._check_heads()
-        elif self._waiter is not None and not self._force_close:
+        elif data and self._waiter is not None and not self._force_close:
             if not self._head:
                 self._deadline = self._loop.time() + HEAD_SECONDS
             self._head += len(data)

@@ -196,7 +196,9 @@ async def test_who_waits_makes_room_for_who_asks(besiege: Besiege) -> None:
     assert server.connections.refused["server"] == 0
 
 
-async def test_too_many_of_an_address(besiege: Besiege, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_too_many_of_an_address(
+    besiege: Besiege, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(Clients, "counted", lambda _, peer: peer)  # as if this machine were another
     server = await besiege(max_connections_per_address=2)
     clients = [await server.connect() for _ in range(2)]
@@ -204,7 +206,10 @@ async def test_too_many_of_an_address(besiege: Besiege, monkeypatch: pytest.Monk
         await client.send(GET % b"/")
         assert b"200 OK" in await client.until(b"}")
     assert status(await server.ask(GET % b"/")) in (503, 0)
-    assert server.connections.refused == {"server": 0, "address": 1}
+    assert status(await server.ask(GET % b"/")) in (503, 0)
+    assert server.connections.refused == {"server": 0, "address": 2}
+    told = "connections are refused: 127.0.0.1 has 2, the most that an address may have"
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [told]  # but once
     clients[0].close()
     async with asyncio.timeout(PATIENCE):
         while len(server.connections) == 2:
@@ -212,6 +217,18 @@ async def test_too_many_of_an_address(besiege: Besiege, monkeypatch: pytest.Monk
     another = await server.connect()
     await another.send(GET % b"/")
     assert b"200 OK" in await another.until(b"}")
+
+
+async def test_connections_are_counted_for_prometheus(besiege: Besiege) -> None:
+    server = await besiege(max_connections=16)
+    await server.ask(b"no request\r\n\r\n")
+    await server.lets_go()
+    client, _ = await server.connect(), await server.connect()
+    await client.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    metrics = await client.rest()
+    assert b"homeport_connections 2.0\n" in metrics
+    assert b'homeport_connections_refused_total{cap="server"} 0.0\n' in metrics
+    assert b'homeport_connections_ended_total{reason="malformed"} 1.0\n' in metrics
 
 
 @pytest.mark.parametrize(

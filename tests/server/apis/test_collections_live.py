@@ -92,6 +92,19 @@ async def test_subscribing_anew_on_one_socket_while_others_write(notes: Notes) -
 
 
 @on_memory
+async def test_who_says_too_much_is_not_heard(notes: Notes) -> None:
+    async with notes.socket() as socket:
+        for _ in range(live.MAX_MESSAGES):
+            await socket.subscribe("notes", since=0)
+        await socket.subscribe("none", since=0)
+        refusal = {"type": "error", "status": 429, "message": "More than 100 messages in 10 seconds"}
+        assert await socket.next() == refusal
+        notes.server.clock.advance(seconds=10)
+        await socket.subscribe("none", since=0)
+        assert (await socket.next())["status"] == 404
+
+
+@on_memory
 async def test_a_slow_reader_is_waited_for(notes: Notes) -> None:
     """It gets more than may wait for it, since it reads the store at its own pace."""
     async with notes.events() as slow, notes.socket() as quick:
