@@ -27,7 +27,8 @@ WORKDIR /var/lib/homeport
 VOLUME /var/lib/homeport
 EXPOSE 8000
 STOPSIGNAL SIGTERM
+# 403 is what server.require_https answers to plain HTTP.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
-    CMD ["python", "-c", "import http.client as h, os, sys; c = h.HTTPConnection('127.0.0.1', int(os.getenv('PORT') or 8000), timeout=4); c.request('GET', '/api/health?strict=1'); sys.exit(c.getresponse().status != 200)"]
+    CMD ["python", "-c", "import http.client as h, os, sys; c = h.HTTPConnection('127.0.0.1', int(os.getenv('PORT') or 8000), timeout=4); c.request('GET', '/health/ready'); sys.exit(c.getresponse().status not in (200, 403))"]
 ENTRYPOINT ["homeport"]
 CMD ["serve"]

@@ -17,13 +17,16 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 
+from homeport.server.cli import cli
 from homeport.server.config import LEGACY_NAMES, Config, load_config
+from homeport.server.settings import settings
 
 from .dockerfile import instructions
 from .tools import tool
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
+GUIDE = (ROOT / "docs/deploy.md").read_text()
 DOCKERFILE = dict(instructions((ROOT / "Dockerfile").read_text()))
 """The last of each of its instructions."""
 PATIENCE = 30.0
@@ -83,6 +86,25 @@ def test_compose_runs_that_image() -> None:
     assert volume == f"{next(iter(compose['volumes']))}:{DOCKERFILE['VOLUME']}"
     assert set(re.findall(r"\$\{(\w+)", (ROOT / "compose.yaml").read_text())) <= LEGACY_NAMES.keys()
     assert seconds_to_stop(service["stop_grace_period"]) > load_config(environ={}).server.shutdown_timeout
+
+
+# docs/deploy.md
+
+
+def test_the_guide_names_what_there_is() -> None:
+    for path in re.findall(r"(?<!/)\b(?:deploy|docs)/[\w.-]*\w", GUIDE):
+        assert (ROOT / path).exists(), path
+    for command in re.findall(r"(?:bin/homeport|homeport homeport|`homeport) ([a-z-]+)", GUIDE):
+        assert command in cli.commands, command
+    for variable in re.findall(r"\bHOMEPORT_[A-Z_]+__[A-Z_]+", GUIDE):
+        assert variable.removeprefix("HOMEPORT_").lower().replace("__", ".") in settings(), variable
+
+
+@pytest.mark.parametrize("table", re.findall(r"```toml\n(.*?)```", GUIDE, re.DOTALL))
+def test_what_the_guide_sets_are_settings(table: str, tmp_path: Path) -> None:
+    file = tmp_path / "homeport.toml"
+    file.write_text(table)
+    assert load_config(file, {}).exposed
 
 
 # Processes of the machine
