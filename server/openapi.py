@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+_PROBLEM_TYPE = "application/problem+json"
 _PROBLEM = "problem#/$defs/Problem"
 _SECURITY: Json = {
     "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer, and the key."},
@@ -27,6 +28,8 @@ _SECURITY: Json = {
 }
 _ANY_OPERATION = (403, 421, 429, 500, 503, 507)
 """What every operation may answer: to a foreign Host or Origin, above a limit, and when something of ours is broken."""
+_TOO_LONG = 431
+"""To a line of the head that is too long, before anybody knows which operation is meant."""
 _WITH_BODY = (400, 408, 413, 415)
 _FORMATS: Mapping[str, Json] = {
     "instant": {"format": "date-time"},
@@ -53,7 +56,7 @@ def openapi(apis: Sequence[Api], schemas: Schemas, config: Config) -> Json:
     paths: Json = {}
     for path, operations in sorted(by_path.items()):
         for operation in sorted(operations, key=lambda operation: operation.websocket):
-            media_type, schema = errors.get(owner(operation.method, path) or "", ("application/problem+json", _PROBLEM))
+            media_type, schema = errors.get(owner(operation.method, path) or "", (_PROBLEM_TYPE, _PROBLEM))
             described = _operation(operation, path, media_type, operation.error or schema, components)
             if operation.links:
                 links = _links(operation, path, by_path, components)
@@ -87,7 +90,7 @@ def openapi(apis: Sequence[Api], schemas: Schemas, config: Config) -> Json:
 def _error_of(api: Api) -> tuple[str, str]:
     """The media type and the schema of an API's errors."""
     if api.envelope is problem_details:
-        return "application/problem+json", _PROBLEM
+        return _PROBLEM_TYPE, _PROBLEM
     return "application/json", api.error
 
 
@@ -101,8 +104,7 @@ def _operation(operation: Operation, path: str, media_type: str, error: str, com
         "description": description,
         "parameters": [
             *_path_parameters(operation, path, components),
-            *_parameters(operation.query or operation.reads.get("query"), "query", components),
-            *_parameters(operation.reads.get("headers"), "header", components),
+            *_other_parameters(operation, components),
         ],
     }
     if operation.content_types:
@@ -115,6 +117,7 @@ def _operation(operation: Operation, path: str, media_type: str, error: str, com
     refusals = {*_refusals(operation)} - operation.returns.keys()
     responses = {str(status): _answer(operation, status, components) for status in operation.returns}
     responses |= {str(status): components.refusal(status, media_type, error) for status in refusals}
+    responses[str(_TOO_LONG)] = components.refusal(_TOO_LONG, _PROBLEM_TYPE, _PROBLEM)
     described["responses"] = dict(sorted(responses.items()))
     return {name: value for name, value in described.items() if value not in ("", [])}
 
@@ -133,7 +136,7 @@ def _answer(operation: Operation, status: int, components: _Components) -> Json:
         for kind in operation.produces
         if schema or "json" not in kind
     }
-    if content and status >= 200 and status not in (204, 304):
+    if content and status >= 200 and status != 204 and not 300 <= status < 400:
         response["content"] = content
     return response
 
@@ -148,9 +151,9 @@ def _links(
         for target, (prefix, told) in itertools.product(targets, operation.links.items()):
             if target.websocket or not f"{target.path}/".startswith(f"{prefix}/"):
                 continue
-            query = {*components.properties(target.query)} if target.query else set()
+            others = {parameter["name"] for parameter in _other_parameters(target, components)}
             own = parameter_names(target.path)
-            if told.keys() - {*own} <= query and {*own} <= told.keys() | shared.keys():
+            if told.keys() - {*own} <= others and {*own} <= told.keys() | shared.keys():
                 names = dict(zip(own, parameter_names(target_path), strict=True))
                 parameters = {names[name]: f"$request.path.{shared[name]}" for name in own if name not in told}
                 parameters |= {names.get(name, name): expression for name, expression in told.items()}
@@ -183,6 +186,12 @@ def _path_parameters(operation: Operation, path: str, components: _Components) -
     properties = components.properties(schema) if schema else {}
     for name, own in zip(parameter_names(path), parameter_names(operation.path), strict=True):
         yield {"name": name, "in": "path", "required": True, **_described(properties.get(own, _TEXT))}
+
+
+def _other_parameters(operation: Operation, components: _Components) -> Iterator[Json]:
+    """Those that are not in the path."""
+    yield from _parameters(operation.query or operation.reads.get("query"), "query", components)
+    yield from _parameters(operation.reads.get("headers"), "header", components)
 
 
 def _parameters(schema: str | None, place: str, components: _Components) -> Iterator[Json]:

@@ -237,7 +237,7 @@ async def test_batch(collections: Collections) -> None:
     version = await collections.put("note/b", {"title": "x"})
     operations = [
         {"op": "put", "id": "a", "record": {"title": "A"}, "if_version": 0},
-        {"op": "put", "id": "b", "record": {"title": "B", "_meta": {"version": 7}}, "if_version": version},
+        {"op": "put", "id": "b", "record": {"title": "B", "_meta": {"version": 7}}, "if_version": float(version)},
         {"op": "delete", "id": "old"},
         {"op": "delete", "id": "never"},
     ]
@@ -289,6 +289,7 @@ async def test_errors_name_the_operation(collections: Collections) -> None:
         {"op": "put", "id": "c"},
         {"op": "delete", "id": "a"},
         "x",
+        {"op": "delete", "id": "d", "if_version": None},
     ]
     answer = await collections("POST", "note/batch", {"operations": operations})
     assert problems(answer) == {
@@ -300,6 +301,7 @@ async def test_errors_name_the_operation(collections: Collections) -> None:
         "/operations/4/record": "must be an object",
         "/operations/5/id": "is that of operation 0",
         "/operations/6": "must be an object",
+        "/operations/7/if_version": "must be a version, or 0: it must not exist",
     }
     assert await collections.ids("") == []
 

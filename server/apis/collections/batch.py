@@ -103,14 +103,14 @@ async def _read(collection: UserCollection, raw: bytes, now: int) -> Operation:
     value: Any = decode(raw)
     if not isinstance(value, dict):
         raise InvalidBody(problems=[Problem((), "must be an object")])
-    op, id, if_version = value.get("op"), value.get("id"), value.get("if_version")
+    op, id, if_version = value.get("op"), value.get("id"), None
     wrong = []
     if op not in ("put", "delete"):
         wrong.append(Problem(("op",), "must be put or delete"))
     if not isinstance(id, str):
         wrong.append(Problem(("id",), "must be a string"))
         id = ""
-    if if_version is not None and (type(if_version) is not int or not 0 <= if_version < 2**53):
+    if "if_version" in value and (if_version := _version(value["if_version"])) is None:
         wrong.append(Problem(("if_version",), "must be a version, or 0: it must not exist"))
     if op == "put" and not isinstance(value.get("record"), dict):
         wrong.append(Problem(("record",), "must be an object"))
@@ -132,6 +132,12 @@ async def _read(collection: UserCollection, raw: bytes, now: int) -> Operation:
         inside = [problem._replace(path=("record", *problem.path)) for problem in error.problems]
         raise InvalidBody(problems=inside) from error
     return Operation(id, put, if_version)
+
+
+def _version(value: Any) -> int | None:
+    """A version, which is any whole number for JSON Schema, ``5.0`` too; None for what is none."""
+    whole = type(value) is int or (isinstance(value, float) and value.is_integer())
+    return int(value) if whole and 0 <= value < 2**53 else None
 
 
 async def apply(storage: Storage, collection: UserCollection, operations: Sequence[Operation], once: Once) -> Answer:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 _COLLECTION = "/collections/{collection}"
 _RECORD = "/collections/{collection}/{id}"
 _PATH = "collections#/$defs/RecordPath"
+"""Other ids may name what is no record, and takes other methods: 405."""
 _MERGE_PATCH = ("application/merge-patch+json", *JSON)
 MAX_LARGE_BODY = 16 * 2**20
 """Bytes of a batch, or a sync."""
@@ -110,7 +111,7 @@ async def batch(request: ApiRequest) -> Answer:
     reads={"params": _PATH, "headers": "headers#/$defs/Reading"},
     returns={200: "collections#/$defs/Record", 304: None},
     gives={200: "headers#/$defs/Tagged", 304: "headers#/$defs/Tagged"},
-    errors=(400, 404, 412),
+    errors=(400, 404, 405, 412),
     auth=may("read"),
 )
 async def read(request: ApiRequest) -> Answer:
@@ -130,7 +131,7 @@ async def read(request: ApiRequest) -> Answer:
     returns={200: "collections#/$defs/Record", 201: "collections#/$defs/Record"},
     gives={200: "headers#/$defs/Tagged", 201: "headers#/$defs/Created"},
     links={_RECORD: {}},
-    errors=(404, 409, 412),
+    errors=(404, 405, 409, 412),
     auth=may("write"),
 )
 async def put(request: ApiRequest) -> Answer:
@@ -160,7 +161,7 @@ async def put(request: ApiRequest) -> Answer:
     reads={"params": _PATH, "headers": "headers#/$defs/Writing", "body": "collections#/$defs/Patch"},
     returns={200: "collections#/$defs/Record"},
     gives={200: "headers#/$defs/Tagged"},
-    errors=(404, 409, 412),
+    errors=(404, 405, 409, 412),
     auth=may("write"),
 )
 async def patch(request: ApiRequest) -> Answer:
@@ -189,7 +190,7 @@ async def patch(request: ApiRequest) -> Answer:
     _RECORD,
     reads={"params": _PATH, "headers": "headers#/$defs/Writing"},
     returns={204: None},
-    errors=(400, 404, 412),
+    errors=(400, 404, 405, 412),
     auth=may("write"),
 )
 async def delete(request: ApiRequest) -> Answer:

@@ -38,6 +38,7 @@ async def show_leaderboard(request: ApiRequest) -> dict[str, Any]:
 
 @api.get(
     "/v1/user/{username}",
+    reads={"params": "leaderboard#/$defs/UserPath"},
     returns={200: "leaderboard#/$defs/UserResponse"},
     errors=(404,),
     auth=reader,

@@ -43,6 +43,7 @@ def _query(given: dict[str, Any], **changed: object) -> str:
 
 @api.get(
     "/user/{username}",
+    reads={"params": "leaderboard#/$defs/UserPath"},
     returns={200: None, 404: None},
     produces=("text/html",),
     auth=reader,

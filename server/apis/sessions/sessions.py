@@ -62,7 +62,10 @@ async def show_session(request: ApiRequest) -> dict[str, Any]:
     body="sessions#/$defs/NewSession",
     optional_body=True,
     returns={201: "sessions#/$defs/Session"},
-    links={"/api/sessions/{id}": {"id": "$response.body#/id"}},
+    links={
+        "/api/sessions/{id}": {"id": "$response.body#/id"},
+        "/api/hooks/claude": {"X-Homeport-Session": "$response.body#/id"},
+    },
     errors=(404, 409, 503),
     auth=caller,
 )

@@ -1,0 +1,224 @@
+"""What a schema cannot say of requests, and schemathesis has to know (loaded by it, not by pytest).
+
+Keys and addresses come in the environment variable HOMEPORT_FUZZ, a JSON document that the test makes. Only requests
+that are to be accepted are touched: those that are to be refused go out as schemathesis made them, but for their keys.
+"""
+
+from __future__ import annotations
+
+import hmac
+import json
+import os
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
+
+import requests
+import schemathesis
+from requests.auth import AuthBase
+
+GIVEN: dict[str, Any] = json.loads(os.environ["HOMEPORT_FUZZ"])
+_RECORDING = b"what a microphone has heard"
+_numbers = count()
+
+
+# Who calls
+
+
+class Caller(AuthBase):
+    """Whoever has the key that an operation takes."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        path = urlsplit(request.url or "").path
+        name, value = next(header for prefix, *header in GIVEN["keys"] if path.startswith(prefix))
+        request.headers[name] = value
+        if isinstance(request.body, bytes) and _RECORDING in request.body:
+            request.body = request.body.replace(_RECORDING, bytes.fromhex(GIVEN["recording"]))
+            request.prepare_content_length(request.body)
+        return request
+
+
+class Stripe(AuthBase):
+    """Stripe's signature, in the place of one that was made up (docs.stripe.com/webhooks#verify-manually)."""
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if "Stripe-Signature" not in request.headers:
+            return request
+        body = request.body or b""
+        body = body if isinstance(body, bytes) else body.encode()
+        now = int(time.time())
+        mac = hmac.new(GIVEN["webhook_secret"].encode(), f"{now}.".encode() + body, sha256)
+        request.headers["Stripe-Signature"] = f"t={now},v1={mac.hexdigest()}"
+        return request
+
+
+schemathesis.auth.set_from_requests(Stripe()).apply_to(path="/api/webhooks/stripe")
+schemathesis.auth.set_from_requests(Caller()).skip_for(path="/api/webhooks/stripe")
+
+
+# What they send
+
+THERE = {"collection": ("note", "thing"), "username": (GIVEN["username"],)}
+"""What may stand in paths."""
+Fit = Callable[[Any], None]
+_fits: dict[str, Fit] = {}
+
+
+def of(*labels: str) -> Callable[[Fit], Fit]:
+    """Makes a function fit the requests of operations."""
+
+    def add(fit: Fit) -> Fit:
+        _fits.update(dict.fromkeys(labels, fit))
+        return fit
+
+    return add
+
+
+@schemathesis.hook
+def before_add_examples(context: Any, examples: list[Any]) -> None:
+    for case in examples:
+        map_case(context, case)
+
+
+@schemathesis.hook
+def map_case(context: Any, case: Any) -> Any:
+    if case.meta is None or case.meta.generation.mode.is_positive:
+        headers = case.headers or {}
+        if "Idempotency-Key" in headers:
+            headers["Idempotency-Key"] = str(uuid4())  # of another request it is refused, and rightly
+        if "If-Match" in headers and next(_numbers) % 2:
+            headers["If-Match"] = "*"
+        for name, there in THERE.items():
+            if name in case.path_parameters and case.path_parameters[name] not in there:
+                case.path_parameters[name] = there[next(_numbers) % len(there)]
+        if fit := _fits.get(case.operation.label):
+            case.body = deepcopy(case.body)  # examples are shared
+            fit(case)
+    return case
+
+
+@of("POST /api/projects", "PATCH /api/projects/{id}")
+def in_folders_that_exist(case: Any) -> None:
+    """A repository is a folder on the server, and registered once; the others lie in it. tmux has rules for names."""
+    body = case.body
+    if isinstance(body, dict):
+        for name in ("repoPath", "repo_path"):
+            if name in body:
+                folder = Path(GIVEN["folder"]) / f"repository-{next(_numbers)}"
+                folder.mkdir()
+                body[name] = str(folder)
+        for name in ("ticketsPath", "tickets_path", "handoffPath", "handoff_path"):
+            if name in body:
+                body[name] = "docs/some.md"
+        for name in ("tmuxSession", "tmux_session", "tmuxWindow", "tmux_window"):
+            if body.get(name):
+                body[name] = "fuzz"
+
+
+@of("POST /api/sessions/{id}/keys")
+def keys_that_tmux_knows(case: Any) -> None:
+    if isinstance(case.body, dict):
+        case.body["keys"] = "C-l Down"
+
+
+@of("POST /api/hooks/claude")
+def an_event_that_tells_something(case: Any) -> None:
+    if isinstance(case.body, dict):
+        case.body |= {
+            "hook_event_name": ("Notification", "Stop", "SessionStart")[next(_numbers) % 3],
+            "session_id": "c1",
+        }
+
+
+@of("POST /v1/sync")
+def own_and_past(case: Any) -> None:
+    """Entries are those of the key's user, and not in the future."""
+    if isinstance(case.body, dict):
+        for entry in case.body["entries"]:
+            entry |= {"username": GIVEN["username"], "date": "2025-01-01"}
+
+
+@of("POST /api/sync")
+def a_past_report(case: Any) -> None:
+    if isinstance(case.body, dict):
+        case.body["timestamp"] = "2025-06-01T10:30:00Z"
+
+
+@of("GET /api/history/{user_key}", "GET /api/tokens/transactions")
+def the_first_page(case: Any) -> None:
+    """Cursors are opaque: links lead to the other pages."""
+    for name in ("cursor", "after"):
+        case.query.pop(name, None)
+
+
+@of("GET /collections/{collection}")
+def by_indexed_fields(case: Any) -> None:
+    the_first_page(case)
+    if "sort" in case.query:
+        case.query["sort"] = "-id"
+
+
+@of("POST /collections/{collection}/batch", "POST /collections/{collection}/sync")
+def each_once(case: Any) -> None:
+    """No two operations of a batch are on one record. Ids have bytes, and characters that they must not have."""
+    if isinstance(case.body, dict):
+        if "since" in case.body:
+            case.body["since"] = 0
+        for place, edit in enumerate(case.body.get("operations", case.body.get("changes"))):
+            edit["id"] = f"n{place}"
+
+
+@of("GET /api/claude/console-usage")
+def a_version_that_is_kept(case: Any) -> None:
+    case.query.pop("timestamp", None)
+    if "version" in case.query:
+        case.query["version"] = "-1"
+
+
+@of("GET /oauth2/authorize", "POST /oauth2/authorize")
+def of_a_client_that_is_registered(case: Any) -> None:
+    asked = case.query if case.method == "GET" else case.body
+    if isinstance(asked, dict):
+        asked |= GIVEN["authorize"]
+        if "license_key" in asked:
+            asked["license_key"] = GIVEN["license_key"]
+
+
+@of("POST /oauth2/token")
+def a_grant(case: Any) -> None:
+    """Codes and refresh tokens are good once."""
+    if isinstance(case.body, dict):
+        form = GIVEN["authorize"] | {"license_key": GIVEN["license_key"]}
+        answer = requests.post(f"{GIVEN['url']}/oauth2/authorize", data=form, allow_redirects=False)
+        (code,) = parse_qs(urlsplit(answer.headers["Location"]).query)["code"]
+        redeem = GIVEN["redeem"] | {"code": code}
+        if case.body["grant_type"] == "refresh_token":
+            tokens = requests.post(f"{GIVEN['url']}/oauth2/token", data=redeem).json()
+            case.body |= {"client_id": redeem["client_id"], "refresh_token": tokens["refresh_token"]}
+        else:
+            case.body |= redeem
+
+
+@of("POST /oauth2/revoke")
+def by_the_client(case: Any) -> None:
+    if isinstance(case.body, dict):
+        case.body["client_id"] = GIVEN["redeem"]["client_id"]
+
+
+@of("POST /api/desktop/transcribe")
+def a_recording(case: Any) -> None:
+    """Its bytes are put in late: schemathesis takes none for what fits a schema."""
+    if isinstance(case.body, dict):
+        case.body["file"] = _RECORDING.decode()
+
+
+@of("POST /api/license/validate")
+def a_license(case: Any) -> None:
+    if isinstance(case.body, dict):
+        case.body |= {"license_key": GIVEN["license_key"], "device_fingerprint": "0" * 64}
