@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from homeport.storage import (
     StorageFull,
     StorageLocked,
     StorageUnavailable,
+    make_storage,
     open_storage,
 )
 from homeport.storage import sqlite as back_end
@@ -358,3 +360,25 @@ async def test_a_new_unique_field_that_is_not_unique_changes_nothing(path: Path)
             await storage.declare(Collection("notes", (Field("title", "text", unique=True),), tombstones=True))
         assert storage.collections["notes"] == NOTES
         assert await storage.count(Query(NOTES, (Filter("title", "==", "same"),))) == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error", "message"),
+    [
+        ("f_flag", os.ST_RDONLY, StorageUnavailable, "the file system is read-only"),
+        ("f_bavail", 0, StorageFull, "the disk is full"),
+    ],
+)
+async def test_a_ping_asks_the_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, field: str, value: int, error: type[Exception], message: str
+) -> None:
+    system = os.statvfs(tmp_path)
+    fields = [name for name in dir(system) if name.startswith("f_")]
+    said = SimpleNamespace(**{name: getattr(system, name) for name in fields} | {field: value})
+    async with make_storage(f"sqlite:{tmp_path}/store.db") as storage:
+        await storage.ping()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "statvfs", lambda path: said)
+            with pytest.raises(error, match=f"store.db: {message}"):
+                await storage.ping()
+        await storage.ping()
