@@ -32,7 +32,7 @@ from homeport.server.keys import STORAGE
 from homeport.storage import Storage, make_storage
 from homeport.storage.times import parse_time
 
-from .sessions_kit import desk, open_desk  # noqa: F401  # fixtures
+from .sessions_kit import desk, desk_folder, open_desk  # noqa: F401  # fixtures
 
 NOW = "2025-06-03T12:00:00Z"
 """What the clock shows until a test moves it: an hour and a half after the contract's report."""

@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from .conftest import Answer, Serve, Served
+    from .conftest import Answer, Client, Serve, Served
 
 PROGRAM = """
 import json, os, signal, sys, termios, time
@@ -54,12 +54,11 @@ for line in sys.stdin:
 
 
 @dataclass
-class Desk:
+class Room:
     """``folder`` holds all of it: ``repo``, ``output``, the ``program`` and the tmux server's ``socket``."""
 
     folder: Path
-    serve: "Serve"
-    server: "Served"
+    server: "Client"
 
     @property
     def repo(self) -> Path:
@@ -80,10 +79,6 @@ class Desk:
             return self.tmux("list-panes", "-a", "-F", "#{pane_id}").split()
         except subprocess.CalledProcessError:
             return []
-
-    async def restart(self, settings: dict[str, Any] | None = None) -> None:
-        """Goes on with another server on the same store, where the first one knows nothing of it."""
-        self.server = await self.serve({**settings_of(self.folder), **(settings or {})})
 
     async def call(self, method: str, path: str, status: int = 200, **request: Any) -> Any:
         """The document of an answer, whose status has to be this one."""
@@ -134,6 +129,18 @@ class Desk:
         return await self.session(id)
 
 
+@dataclass
+class Desk(Room):
+    """With a server in this process."""
+
+    server: "Served"
+    serve: "Serve"
+
+    async def restart(self, settings: dict[str, Any] | None = None) -> None:
+        """Goes on with another server on the same store, where the first one knows nothing of it."""
+        self.server = await self.serve({**settings_of(self.folder), **(settings or {})})
+
+
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     """Waits, at most 30 seconds, for what becomes true without telling anybody."""
     async with asyncio.timeout(30):
@@ -154,20 +161,26 @@ OpenDesk = Callable[..., Awaitable[Desk]]
 
 
 @pytest.fixture
-async def open_desk(serve: "Serve") -> AsyncIterator[OpenDesk]:
-    """Makes a desk, whose server has settings besides those of `settings_of`; its tmux server ends with the test."""
+def desk_folder() -> Iterator[Path]:
+    """What a `Room` has, without a server; its tmux server ends with the test."""
     if shutil.which("tmux") is None:
         pytest.skip("needs tmux")
     folder = Path(mkdtemp(prefix="desk-"))  # a socket's path is 107 bytes at most, which pytest's folders exceed
-
-    async def open_(settings: dict[str, Any] | None = None) -> Desk:
-        (folder / "repo").mkdir()
-        (folder / "program.py").write_text(PROGRAM)
-        return Desk(folder, serve, await serve({**settings_of(folder), **(settings or {})}))
-
-    yield open_
+    (folder / "repo").mkdir()
+    (folder / "program.py").write_text(PROGRAM)
+    yield folder
     subprocess.run(("tmux", "-S", str(folder / "tmux"), "kill-server"), check=False, capture_output=True, timeout=20)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def open_desk(desk_folder: Path, serve: "Serve") -> OpenDesk:
+    """Makes a desk, whose server has settings besides those of `settings_of`."""
+
+    async def open_(settings: dict[str, Any] | None = None) -> Desk:
+        return Desk(desk_folder, await serve({**settings_of(desk_folder), **(settings or {})}), serve)
+
+    return open_
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from .conftest import Served
+from .conftest import Client, Served
 from .sessions_kit import Desk, OpenDesk
 
 ECHO = """\
@@ -101,7 +101,7 @@ def text_of(message: Any) -> str:
 
 
 @asynccontextmanager
-async def connect(server: Served, path: str = "/ws", **options: Any) -> AsyncIterator[Socket]:
+async def connect(server: Client, path: str = "/ws", **options: Any) -> AsyncIterator[Socket]:
     async with server.session.ws_connect(server.url + path, max_msg_size=0, **options) as client:
         yield Socket(client)
 

@@ -116,7 +116,8 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(st.lists(st.text("ab\n", max_size=5)), st.integers(0, 20))
 def test_who_attaches_misses_nothing(pieces: list[str], at: int) -> None:
-    kept, heard = printed(*pieces[:at]), []
+    kept = printed(*pieces[:at])
+    heard: list[str] = []
     before = kept.attach(heard.append)
     for piece in pieces[at:]:
         kept.feed(piece.encode())
