@@ -234,7 +234,11 @@ def test_sessions_outlive_all_that_the_service_started(tmp_path: Path) -> None:
                 (found,) = ask(f"{url}/api/sessions?status=running")
                 assert found["id"] == started["id"]
         finally:
-            subprocess.run([command[0], "-S", command[-1], "kill-server"], check=False)
+            client = [command[0], "-S", command[-1]]
+            programs = subprocess.check_output([*client, "list-panes", "-a", "-F", "#{pane_pid}"], text=True)
+            for group in map(int, programs.split()):  # they need not end with their terminal
+                os.killpg(group, signal.SIGKILL)
+            subprocess.run([*client, "kill-server"], check=True)
             tmux.wait(PATIENCE)
 
 
