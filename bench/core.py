@@ -16,6 +16,7 @@ from aiohttp import web
 from bench.load import compare, report
 from homeport.server.app import assemble
 from homeport.server.config import load_config
+from homeport.server.connections import Runner
 from homeport.server.operation import Api
 from homeport.server.ratelimit import per_address, per_document
 from homeport.server.request import ApiRequest
@@ -91,7 +92,7 @@ async def serve(port: int) -> None:
         (Path(folder) / "bench.json").write_text(json.dumps(SCHEMA))
         schemas = Schemas(Path(folder))
     app = assemble(load_config(environ={}, overrides={"storage.url": "memory:"}), [api], schemas)
-    runner = web.AppRunner(app)
+    runner = Runner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     await asyncio.Event().wait()

@@ -28,6 +28,7 @@ from homeport.server.api_keys import KEYS, USERS, ApiKeys, bearer
 from homeport.server.app import assemble
 from homeport.server.clock import Clock
 from homeport.server.config import load_config
+from homeport.server.connections import Runner
 from homeport.server.operation import Api
 from homeport.server.request import ApiRequest
 from homeport.server.validation import Schemas
@@ -53,7 +54,7 @@ async def keyed(_: ApiRequest) -> object:
 
 async def serve(port: int, store: str) -> None:
     app = assemble(load_config(environ={}, overrides={"storage.url": store, "log.level": "error"}), [api], Schemas())
-    runner = web.AppRunner(app)
+    runner = Runner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     await asyncio.Event().wait()

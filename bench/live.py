@@ -30,6 +30,7 @@ from bench.load import free_port
 from homeport.server.app import create_app
 from homeport.server.cli.serve import _collect_seldom
 from homeport.server.config import load_config
+from homeport.server.connections import Runner
 
 SUBSCRIBERS, IDLE = 2_000, 10_000
 CHANGES, BURST = 200, 1_000
@@ -56,7 +57,7 @@ async def serve(port: int, folder: str) -> None:
         "apis.enabled": ["collections"],
         "log.level": "error",
     }
-    runner = web.AppRunner(create_app(load_config(environ={}, overrides=overrides)))
+    runner = Runner(create_app(load_config(environ={}, overrides=overrides)))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
     _collect_seldom()

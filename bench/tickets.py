@@ -24,6 +24,7 @@ from aiohttp import web
 
 from homeport.server.app import create_app
 from homeport.server.config import load_config
+from homeport.server.connections import Runner
 
 TICKETS = 5_000
 ROUNDS = 30
@@ -75,7 +76,7 @@ async def bench(folder: Path, client: Executor) -> None:
         "apis.sessions.tmux_socket": str(folder / "tmux"),
         "apis.sessions.output_folder": str(folder / "output"),
     }
-    runner = web.AppRunner(create_app(load_config(os.devnull, environ={}, overrides=settings)))
+    runner = Runner(create_app(load_config(os.devnull, environ={}, overrides=settings)))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     port = runner.addresses[0][1]
