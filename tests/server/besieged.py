@@ -30,7 +30,21 @@ HANDSHAKE = (
 )
 
 api = Api("besieged")
-HELD = web.AppKey("held", asyncio.Event)
+
+
+class Held(asyncio.Event):
+    """What requests wait for. ``count``: how many did."""
+
+    count = 0
+
+    async def by(self, count: int) -> None:
+        """Returns when so many wait."""
+        async with asyncio.timeout(PATIENCE):
+            while self.count < count:
+                await asyncio.sleep(0.01)
+
+
+HELD = web.AppKey("held", Held)
 
 
 @api.get("/")
@@ -45,6 +59,7 @@ async def big(_: ApiRequest) -> object:
 
 @api.get("/hold")
 async def hold(request: ApiRequest) -> object:
+    request.app[HELD].count += 1
     await request.app[HELD].wait()
     return {"held": True}
 
@@ -122,7 +137,7 @@ class Besieged(NamedTuple):
     """A server, and what it tells of its connections."""
 
     connections: Connections
-    held: asyncio.Event
+    held: Held
     connect: Callable[[], "asyncio.Future[Client]"]
 
     async def ask(self, *parts: bytes, pause: float = 0) -> bytes:
@@ -154,7 +169,7 @@ async def besiege(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
             overrides = {f"server.{name}": value for name, value in settings.items()}
             config = load_config(environ={}, overrides={"storage.url": "memory:", "log.level": "error", **overrides})
             app = assemble(config, [api], Schemas(tmp_path))
-            app[HELD] = asyncio.Event()
+            app[HELD] = Held()
             runner = Runner(app, shutdown_timeout=0.1)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)

@@ -51,7 +51,7 @@ async def test_a_head_in_pieces_is_whole_in_time(besiege: Besiege, monkeypatch: 
     monkeypatch.setattr(connections, "HEAD_SECONDS", 2 * SHORT)
     server = await besiege()
     client = await server.connect()
-    await client.send(b"GET / HT", b"TP/1.1\r\nHost: loc", b"alhost\r\n\r\n", pause=SHORT / 2)
+    await client.send(b"GET / HT", b"TP/1.1\r\nHost: loc", b"alhost\r\n\r\n", pause=SHORT / 6)
     assert b"200 OK" in await client.until(b"}")
     await asyncio.sleep(3 * SHORT)  # then nothing is due any more
     await client.send(GET % b"/")
@@ -69,7 +69,7 @@ async def test_an_idle_connection_ends(besiege: Besiege, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("path", [b"/body", b"/stream"])
 async def test_a_body_has_a_least_rate(besiege: Besiege, monkeypatch: pytest.MonkeyPatch, path: bytes) -> None:
     monkeypatch.setattr(bodies, "_READ_SECONDS", SHORT)
-    monkeypatch.setattr(bodies, "_READ_RATE", 10_000)
+    monkeypatch.setattr(bodies, "_READ_RATE", 2_000)
     server = await besiege()
     head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 20000\r\n\r\n" % path
     slow = await server.connect()
@@ -160,7 +160,7 @@ async def test_too_many_in_all(besiege: Besiege) -> None:
     busy = [await server.connect() for _ in range(16)]
     for client in busy:
         await client.send(GET % b"/hold")
-    await asyncio.sleep(SHORT)
+    await server.held.by(16)
     answer = await server.ask(GET % b"/")
     assert status(answer) in (503, 0)
     if answer:
@@ -182,7 +182,7 @@ async def test_who_waits_makes_room_for_who_asks(besiege: Besiege) -> None:
     await first.send(b"GET / HTTP/1.1\r\n")
     busy = await server.connect()
     await busy.send(GET % b"/hold")
-    await asyncio.sleep(0.05)
+    await server.held.by(1)
     waiting = [await server.connect() for _ in range(14)]
     newcomer = await server.connect()
     await newcomer.send(GET % b"/")
