@@ -7,14 +7,14 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..storage.documents import encode
 from ..storage.times import format_time
 from .api_keys import API_KEYS, DEFAULT_SCOPES, KEYS, SCOPES, USERS, ApiKeys, Key, NoSuchKey
 from .auth import holders_of, loopback_or
+from .description import add_description
 from .health import add_health, with_health
 from .idempotency import ANSWERS, IDEMPOTENCY, Idempotency
 from .jobs import Job
-from .keys import CLOCK, OPENAPI, STORAGE
+from .keys import CLOCK, STORAGE
 from .operation import Api
 from .request import Answer, ApiRequest
 
@@ -58,16 +58,7 @@ def system_api(core: Core, apis: Sequence[Api], bcrypt_cost: int | None = None) 
 
         return await exposition(core, apis)
 
-    described: list[bytes] = []
-    describing = asyncio.Lock()
-
-    @api.get("/openapi.json", returns={200: "openapi#/$defs/Document"})
-    async def description(request: ApiRequest) -> Answer:
-        """What the server serves, as an OpenAPI 3.1 document: this one."""
-        async with describing:  # it takes a while, and once is enough
-            if not described:
-                described.append(await asyncio.to_thread(lambda: encode(request.app[OPENAPI]())))
-        return Answer(described[0], headers={"Cache-Control": "no-cache"})
+    add_description(api)
 
     @api.get("/admin/keys", returns={200: "admin#/$defs/Keys"}, auth=_ADMIN)
     async def list_keys(request: ApiRequest) -> Answer:

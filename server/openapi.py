@@ -76,6 +76,10 @@ def openapi(apis: Sequence[Api], schemas: Schemas, config: Config) -> Json:
             "summary": "A self-hosted sync server.",
             "license": {"name": "MIT", "identifier": "MIT"},
         },
+        "externalDocs": {
+            "description": "The same as a page.",
+            "url": f"{config.server.public_url or config.server.base_path}/docs",
+        },
         "servers": [{"url": config.server.public_url or config.server.base_path or "/"}],
         "tags": [{"name": api.name, "description": api.title} for api in apis if api.operations],
         "paths": paths,
@@ -252,7 +256,11 @@ class _Components:
         return required
 
     def _lookup(self, name: str) -> Json:
-        schema: Json = self._schemas.checker(name).lookup(f"homeport:{name}")
+        """The schema as its file has it, in that order."""
+        file, _, pointer = name.partition("#")
+        schema: Json = self._schemas.documents[f"homeport:{file}"]
+        for step in pointer.split("/")[1:]:
+            schema = schema[step]
         return schema
 
     def _translated(self, schema: Any, name: str) -> Any:

@@ -56,6 +56,11 @@ class Tab:
         await self._call("Page.navigate", url=url)
         await self.until("document.readyState === 'complete' && location.href !== 'about:blank'")
 
+    async def resize(self, width: int, height: int) -> None:
+        """Makes the page so many pixels wide and high."""
+        size = {"width": width, "height": height}
+        await self._call("Emulation.setDeviceMetricsOverride", **size, deviceScaleFactor=1, mobile=True)
+
     async def _call(self, method: str, **parameters: Any) -> Any:
         number = next(self._ids)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()

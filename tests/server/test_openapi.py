@@ -125,10 +125,12 @@ def test_nothing_of_ours_alone_is_in_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "paths"),
     [
-        pytest.param({"apis.enabled": []}, {"/admin", "/api", "/health", "/metrics", "/openapi.json"}, id="no API"),
+        pytest.param(
+            {"apis.enabled": []}, {"/admin", "/api", "/docs", "/health", "/metrics", "/openapi.json"}, id="no API"
+        ),
         pytest.param(
             {"apis.enabled": ["collections"]},
-            {"/admin", "/api", "/changes", "/collections", "/health", "/metrics", "/openapi.json"},
+            {"/admin", "/api", "/docs", "/changes", "/collections", "/health", "/metrics", "/openapi.json"},
             id="one",
         ),
     ],
