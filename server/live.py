@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import Context
 from time import perf_counter
 from typing import TYPE_CHECKING, Literal
 
@@ -291,7 +292,7 @@ class Live:
     def _kept(self, stream: Stream) -> Iterator[None]:
         self._streams.add(stream)
         if self._beating is None:
-            self._beating = asyncio.create_task(self._beat(), name="heartbeat of live streams")
+            self._beating = asyncio.create_task(self._beat(), name="heartbeat of live streams", context=Context())
         try:
             yield
         finally:

@@ -28,7 +28,8 @@ Event = dict[str, Any]
 """What happened; ``timestamp``, microseconds since the epoch, is rendered as text."""
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
-"""Of the request in whose context something happens: what is logged of it can be found by its answer's X-Request-Id."""
+"""Of the request in whose context something happens: what is logged of it can be found by its answer's X-Request-Id. A
+task that works for everybody is given a context of its own."""
 MAX_LINES = 10_000
 """How many lines may wait."""
 _BATCH_SECONDS = 0.1

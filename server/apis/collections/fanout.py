@@ -13,6 +13,7 @@ import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import Context
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -232,7 +233,7 @@ class Fanout:
         collections = self._collections()
         self._watched = frozenset([collection.name for collection in collections])
         self._floor = self._version = self._settled = after
-        self._watch = asyncio.create_task(self._run(collections, after), name="live changes")
+        self._watch = asyncio.create_task(self._run(collections, after), name="live changes", context=Context())
 
     def _unwatch(self) -> None:
         if self._watch is not None:

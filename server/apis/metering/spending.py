@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any, Protocol, TypeVar
 
 from ...errors import ApiError, ServiceUnavailable
@@ -80,7 +81,7 @@ class Spending:
             return await self._change(user_id, turn)
         finally:
             if queue:
-                task = asyncio.create_task(self._serve(user_id, queue), name="spending")
+                task = asyncio.create_task(self._serve(user_id, queue), name="spending", context=Context())
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
             else:
