@@ -18,6 +18,7 @@ NAMES = (
     "plugin",
     "live",
     "tickets",
+    "sessions",
     "start",
     "hostile",
 )

@@ -61,6 +61,11 @@ async def serve(port: int, folder: str) -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
     _collect_seldom()
+    await watch()
+
+
+async def watch() -> None:
+    """Tells at SIGUSR1 how late the loop was, and how long it was busy between two looks at it."""
     loop = asyncio.get_running_loop()
     late: list[float] = []
     busy: list[float] = []

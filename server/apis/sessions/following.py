@@ -85,22 +85,22 @@ class Readers:
 
     def __init__(self) -> None:
         self._waiting: deque[Follower] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._next: asyncio.Handle | None = None
 
     def add(self, follower: Follower) -> None:
         self._waiting.append(follower)
-        if self._timer is None:
-            self._turn()
+        if self._next is None:
+            self._next = asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
         until = perf_counter() + _TURN_SECONDS
-        self._timer = None
+        self._next = None
         try:
             while self._waiting and perf_counter() < until:
                 self._waiting.popleft().read()
         finally:
             if self._waiting:
-                self._timer = asyncio.get_running_loop().call_later(_TURN_SECONDS, self._turn)
+                self._next = asyncio.get_running_loop().call_later(_TURN_SECONDS, self._turn)
 
 
 class Follower:
