@@ -54,6 +54,12 @@ class Written(NamedTuple):
         return len(self.put.document) if self.put else 0
 
     @property
+    def record(self) -> records.Record:
+        """What was written, where that is no deletion."""
+        assert self.put is not None
+        return records.Record(self.id, self.version, self.put.document)
+
+    @property
     def change(self) -> Change:
         return Change(self.collection.name, self.id, self.version, self.put.document if self.put else None)
 

@@ -25,7 +25,7 @@ from ..documents import decode, encode
 from ..errors import Conflict, Gone, StorageDamaged
 from ..queries import Filter, Page, Query, Tombstones
 from ..records import Change, Changes, Collection, Field, Floor, Record, Value, is_text
-from .recent import Held
+from .recent import Held, values_of
 
 _TYPES = {"integer": "INTEGER", "text": "TEXT", "boolean": "BOOLEAN", "double": "REAL", "time": "INTEGER"}
 _MAX_PARAMETERS = 32_000
@@ -276,7 +276,7 @@ class Present:
         found: dict[Key, int] = {}
         for key in keys:
             if key in self._known:
-                found[key] = self._known[key].record.version
+                found[key] = self._known[key].version
             else:
                 by_name[key[0]].append(key[1])
         for name, ids in by_name.items():
@@ -291,8 +291,10 @@ class Present:
         by_field: defaultdict[tuple[str, int], list[Value]] = defaultdict(list)
         found: dict[UniqueValue, str] = {}
         for (name, id), held in self._known.items():
-            if held.values is not None:
-                found.update({(name, place, held.values[place]): id for place, _ in self._sqls[name].collection.unique})
+            collection = self._sqls[name].collection
+            if collection.unique:
+                known = values_of(held, collection)
+                found.update({(name, place, known[place]): id for place, _ in collection.unique})
         for name, place, value in values:
             if (name, place, value) not in found:
                 by_field[name, place].append(value)

@@ -10,7 +10,7 @@ import pytest
 from homeport.storage import Check, Collection, Conflict, Delete, DeleteWhere, Field, Put, Query, open_storage
 from homeport.storage.commits import Written
 from homeport.storage.records import Record
-from homeport.storage.sqlite.recent import Recent
+from homeport.storage.sqlite.recent import MAX_DOCUMENT, Recent
 
 NOTES = Collection("notes")
 USERS = Collection("users", (Field("email", "text", unique=True), Field("age", "integer")))
@@ -36,7 +36,7 @@ def test_records_are_found_together_or_not_at_all(recent: Recent) -> None:
 def test_what_is_being_written_is_not_here_until_it_is(recent: Recent) -> None:
     put = Put(NOTES, "a", b'{"text":"new"}')
     known = recent.take([[put, Check(NOTES, "b", 2)]])
-    assert {key: held.record.version for key, held in known.items()} == {("notes", "a"): 1, ("notes", "b"): 2}
+    assert {key: held.version for key, held in known.items()} == {("notes", "a"): 1, ("notes", "b"): 2}
     recent.add(NOTES, [record("a", 1)])  # read before the batch was durable
     assert recent.get(NOTES, ["a"]) is None
     assert recent.get(NOTES, ["b"])
@@ -84,13 +84,20 @@ def test_after_a_failed_batch_what_it_would_have_written_is_read_anew(recent: Re
 
 
 def test_the_ones_not_asked_for_longest_make_room() -> None:
-    recent = Recent(10_000)
-    recent.add(NOTES, [record("a", 1, 2000), record("b", 2, 2000)])
+    recent = Recent(3)
+    recent.add(NOTES, [record("a", 1), record("b", 2)])
     assert recent.get(NOTES, ["a"])
-    recent.add(NOTES, [record("c", 3, 2000), record("d", 4, 2000)])
+    recent.add(NOTES, [record("c", 3), record("d", 4)])
     assert [id for id in "abcd" if recent.get(NOTES, [id])] == ["a", "c", "d"]
-    recent.add(NOTES, [record("e", 5, 20_000)])
-    assert recent.get(NOTES, ["e"]) is None
+
+
+def test_large_documents_are_read_each_time(recent: Recent) -> None:
+    recent.add(NOTES, [record("c", 3, MAX_DOCUMENT)])
+    assert recent.get(NOTES, ["c"]) is None
+    put = Put(NOTES, "a", {"text": "x" * MAX_DOCUMENT})
+    recent.take([[put]])
+    recent.give([Written(NOTES, "a", 4, put)])
+    assert recent.get(NOTES, ["a"]) is None
 
 
 async def test_a_record_that_was_read_costs_no_statement(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ is bought as there is.
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from uuid_utils import uuid7
 
@@ -105,12 +105,15 @@ class Account:
         if tokens > profile.tokens_balance:
             raise InsufficientTokens(tokens, profile.tokens_balance)
         bought = min(profile.bought, profile.tokens_balance - tokens)
-        self.profile = profile._replace(
+        return self._enter(
+            "usage",
+            -tokens,
+            description,
+            id,
             bought=bought,
             bought_spent=_counted(profile.bought_spent, profile.grant, profile.bought - bought),
             tokens_used_this_month=profile.tokens_used_this_month + tokens,
         )
-        return self._enter("usage", -tokens, description, id)
 
     def add(self, writes: Iterable[Write]) -> None:
         """What else goes into the commit, if anything does."""
@@ -140,19 +143,19 @@ class Account:
         profile, tokens = self.profile, reservation.tokens
         bought = min(tokens, profile.bought_spent.get(str(reservation.grant), 0))
         used = profile.tokens_used_this_month - (tokens if reservation.month == profile.month else 0)
-        self.profile = profile._replace(
+        self._also.append(Delete(RESERVATIONS, reservation.transaction_id, version))
+        return self._enter(
+            "refund",
+            tokens if reservation.grant == profile.grant else bought,
+            f"Given back: {reservation.description}",
             bought=profile.bought + bought,
             bought_spent=_counted(profile.bought_spent, reservation.grant, -bought),
             tokens_used_this_month=used,
         )
-        self._also.append(Delete(RESERVATIONS, reservation.transaction_id, version))
-        amount = tokens if reservation.grant == profile.grant else bought
-        return self._enter("refund", amount, f"Given back: {reservation.description}")
 
     def buy(self, tokens: int, description: str) -> Transaction:
         """Adds tokens that stay until they are spent."""
-        self.profile = self.profile._replace(bought=self.profile.bought + tokens)
-        return self._enter("purchase", tokens, description)
+        return self._enter("purchase", tokens, description, bought=self.profile.bought + tokens)
 
     def change_tier(self, tier: Tier, tokens: int) -> Transaction:
         """The balance becomes the tier's tokens and the bought ones; that counts as the month's refresh."""
@@ -176,14 +179,16 @@ class Account:
     def _grant(self, tier: Tier, tokens: int, description: str) -> Transaction:
         """Replaces what is left of the tier's tokens."""
         profile = self.profile
-        self.profile = profile._replace(subscription_tier=tier, grant=profile.grant + 1)
-        return self._enter("monthly_refresh", tokens - profile.monthly, description)
+        amount = tokens - profile.monthly
+        return self._enter("monthly_refresh", amount, description, subscription_tier=tier, grant=profile.grant + 1)
 
-    def _enter(self, kind: TransactionType, amount: int, description: str, id: str | None = None) -> Transaction:
-        """An entry of the ledger."""
+    def _enter(
+        self, kind: TransactionType, amount: int, description: str, id: str | None = None, **changes: Any
+    ) -> Transaction:
+        """An entry of the ledger, and what else it changes of the profile."""
         profile = self.profile
         balance, number = profile.tokens_balance + amount, profile.entries + 1
-        self.profile = profile._replace(tokens_balance=balance, entries=number)
+        self.profile = profile._replace(tokens_balance=balance, entries=number, **changes)
         entry = Transaction(id or str(uuid7()), kind, amount, balance, description, format_time(self._now))
         self._also.append(Put(TRANSACTIONS, entry_id(profile.user_id, number), entry._asdict()))
         return entry
