@@ -6,7 +6,9 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
 import termios
+import threading
 import tty
 from codecs import getincrementaldecoder
 from contextlib import suppress
@@ -35,30 +37,24 @@ _EXIT_SECONDS = 2.0
 class Terminal:
     """A process in a pseudo-terminal. Text goes in and comes out as it is, escape sequences and all."""
 
-    def __init__(self, master: int, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, master: int, process: subprocess.Popen[bytes]) -> None:
+        loop = asyncio.get_running_loop()
         self._master = master
         self._process = process
-        self._exit = asyncio.create_task(process.wait(), name="terminal")
+        self._exit: asyncio.Future[int] = loop.create_future()
         self._decode = getincrementaldecoder("utf-8")(errors="replace").decode
         self._closed = False
+        threading.Thread(target=self._wait, args=(loop,), name="terminal", daemon=True).start()
 
     @classmethod
     async def open(cls, command: Sequence[str], columns: int, rows: int) -> Terminal:
         """Starts a command. Raises OSError."""
-        master, slave = os.openpty()
-        try:
-            os.set_blocking(master, False)
-            tty.setcbreak(slave)  # what is typed before the program has set its own modes is not echoed
-            termios.tcsetwinsize(slave, (rows, columns))
-            process = await asyncio.create_subprocess_exec(
-                *command, stdin=slave, stdout=slave, stderr=slave, env=_environment(), start_new_session=True
-            )
-        except BaseException:
-            os.close(master)
-            raise
-        finally:
-            os.close(slave)
-        return cls(master, process)
+        return cls(*await asyncio.to_thread(_spawn, command, columns, rows))
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        code = self._process.wait()
+        with suppress(RuntimeError):  # the loop is no more
+            loop.call_soon_threadsafe(self._exit.set_result, code)
 
     async def read(self) -> str:
         """What comes next; empty at the end."""
@@ -198,6 +194,24 @@ class Terminals:
             self._tell(enveloped("pty:exit", sessionId=session_id, exitCode=code))
         finally:
             terminal.close()
+
+
+def _spawn(command: Sequence[str], columns: int, rows: int) -> tuple[int, subprocess.Popen[bytes]]:
+    """A terminal's master, and the process in it. Takes a while, of uvloop's own subprocesses for the loop: it copies
+    the page tables of this process. Raises OSError."""
+    master, slave = os.openpty()
+    try:
+        os.set_blocking(master, False)
+        tty.setcbreak(slave)  # what is typed before the program has set its own modes is not echoed
+        termios.tcsetwinsize(slave, (rows, columns))
+        return master, subprocess.Popen(  # noqa: S603  # no shell parses it
+            command, stdin=slave, stdout=slave, stderr=slave, env=_environment(), start_new_session=True
+        )
+    except BaseException:
+        os.close(master)
+        raise
+    finally:
+        os.close(slave)
 
 
 def _environment() -> dict[str, str]:
