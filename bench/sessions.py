@@ -89,7 +89,7 @@ class Listener(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._data += data
         if not self._open:
-            head, found, rest = self._data.partition(b"\r\n\r\n")
+            _, found, rest = self._data.partition(b"\r\n\r\n")
             if not found:
                 return
             self._open, self._data = True, rest

@@ -14,6 +14,7 @@ from . import (  # noqa: F401  # declare their operations
     hooks,
     notifications,
     projects,
+    retention,
     reviews,
     sessions,
     tickets,

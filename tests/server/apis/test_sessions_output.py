@@ -1,6 +1,7 @@
 """What sessions print: as plain text, kept in files of bounded size, and as it comes."""
 
 import asyncio
+import os
 import re
 import subprocess
 import sys
@@ -12,13 +13,15 @@ from statistics import median
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from uuid_utils import uuid7
 
 from homeport.server.apis.sessions import capture, output
 from homeport.server.apis.sessions.following import Follower, Readers, Tail, load, make_folder
 from homeport.server.apis.sessions.output import Output
 from homeport.server.apis.sessions.plain_text import PlainText
+from homeport.storage.times import SECOND, parse_time
 
-from .conftest import on_memory
+from .conftest import NOW, on_memory
 from .sessions_kit import Desk, until
 
 # Plain text
@@ -251,3 +254,28 @@ async def test_how_many_lines(desk: Desk, lines: str) -> None:
     session = await desk.start()
     answer = await desk.call("GET", f"/sessions/{session['id']}/output?lines={lines}", 400)
     assert answer["error"] == "Validation error"
+
+
+# How long
+
+
+@on_memory
+async def test_output_is_kept_for_30_days(desk: Desk) -> None:
+    """Since it was written; that of a session that is active for ever, and what is no session's, too."""
+    active = (await desk.start())["id"]
+    root = desk.folder / "output"
+    old, empty, recent, other = str(uuid7()), str(uuid7()), str(uuid7()), "notes"
+    for name in (old, recent, other):
+        make_folder(root / name)
+        (root / name / f"{0:020}").write_bytes(b"printed")
+    (root / empty).mkdir()
+    for path in (*root.glob("*/*"), *root.iterdir()):
+        written = parse_time("2025-06-04T12:00:00Z" if recent in path.parts else NOW) / SECOND
+        os.utime(path, (written, written))
+    desk.server.move_to("2025-07-04T05:00:00Z")  # 30 days and 17 hours later, or 29
+
+    async def left() -> bool:
+        return {path.name for path in root.iterdir()} == {active, recent, other}
+
+    await until(left)
+    assert len(list((root / active).iterdir())) > 1
