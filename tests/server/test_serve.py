@@ -149,7 +149,7 @@ def test_the_log_says_what_is_on_and_where_the_data_lives(start: Start, tmp_path
 
 
 def test_an_exposed_server_says_so(start: Start) -> None:
-    server = start("--storage", "memory:", "--host", "0.0.0.0", API_KEY="hunter4")
+    server = start("--storage", "memory:", "--host", "0.0.0.0", API_KEY="hunter4 hunter4 hunter4")
     assert server.url.startswith("http://127.0.0.1:")  # where this machine reaches it
     assert server.get() == 200
     server.stop()
