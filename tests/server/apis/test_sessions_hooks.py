@@ -262,7 +262,7 @@ async def hook(serve: Serve, folder: Path, settings: dict[str, Any] | None = Non
         "tmux_session": "app",
         "tmux_window": None,
     }
-    ticket = {
+    ticket: dict[str, Any] = {
         "external_id": "CSM-001",
         "title": "First",
         "state": "in_progress",
@@ -275,6 +275,9 @@ async def hook(serve: Serve, folder: Path, settings: dict[str, Any] | None = Non
         "stamp": "",
         "feedback": [],
     }
+    file = folder / ticket["file_path"]  # else the ticket goes when its folder is read, which the server does at times
+    file.parent.mkdir(parents=True)
+    file.write_text("# First\n")
     await server.storage.commit([Put(PROJECTS, PROJECT, project | times), Put(TICKETS, TICKET, ticket | times)])
     return Hooked(server, folder)
 
