@@ -1,9 +1,10 @@
 """Keeps what a pane prints in a file of bounded size; tmux runs this beside the pane (pipe-pane).
 
 It outlives the server, and is a program of its own for that: it starts without site-packages, and imports the standard
-library alone. A session's folder holds segments, each named by how many bytes were printed before it, of which the two
-newest stay; and a pipe, `WAKE`, that tells a server that there is something to read, and by its end that nothing more
-will come: that takes no space on a disk, and tells of a program that was killed, too.
+library alone. A session's folder holds segments, each named by how many bytes were printed before it, of which the
+newest stay, as many as hold `SEGMENT_BYTES` at least; and a pipe, `WAKE`, that tells a server that there is something
+to read, and by its end that nothing more will come: that takes no space on a disk, and tells of a program that was
+killed, too.
 """
 
 # pathlib takes longer to import than all the rest.
@@ -59,8 +60,13 @@ class _Writer:
 
     def _begin(self) -> None:
         self._close()
-        for start in segments(self._folder)[:-1]:
-            os.unlink(segment_path(self._folder, start))
+        kept = 0
+        for start in reversed(segments(self._folder)):
+            path = segment_path(self._folder, start)
+            size = os.path.getsize(path)
+            if kept >= SEGMENT_BYTES or not size:
+                os.unlink(path)
+            kept += size
         path = segment_path(self._folder, self._position)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._size = 0

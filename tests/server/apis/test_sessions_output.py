@@ -134,20 +134,19 @@ def test_who_attaches_misses_nothing(pieces: list[str], at: int) -> None:
 # The files
 
 
-SMALL = """
-import sys
+KEEP = """
+import resource, sys
 sys.path.append(sys.argv[2])
 import capture
-capture.SEGMENT_BYTES = 200_000
+{}
 capture.main(sys.argv[1])
 """
 
 
-def keep(folder: Path, *, small: bool = False) -> subprocess.Popen[bytes]:
-    """Begins to keep what is written to its standard input; ``small``: in segments of 200,000 bytes."""
+def keep(folder: Path, change: str = "") -> subprocess.Popen[bytes]:
+    """Begins to keep what is written to its standard input, after a change to the program."""
     make_folder(folder)
-    program = ("-c", SMALL) if small else (capture.__file__,)
-    command = (sys.executable, "-I", "-S", *program, str(folder), str(Path(capture.__file__).parent))
+    command = (sys.executable, "-I", "-S", "-c", KEEP.format(change), str(folder), str(Path(capture.__file__).parent))
     return subprocess.Popen(command, stdin=subprocess.PIPE)
 
 
@@ -156,7 +155,7 @@ async def test_files_are_bounded_and_nothing_is_lost_to_who_keeps_up(tmp_path: P
     ended = asyncio.Event()
     heard: list[str] = []
     follower = Follower(folder, Readers(), ended.set)
-    process = keep(folder, small=True)
+    process = keep(folder, "capture.SEGMENT_BYTES = 200_000")
     assert process.stdin is not None
     await follower.open()
     follower.output.attach(heard.append)
@@ -194,12 +193,26 @@ def test_who_does_not_keep_up_is_told(tmp_path: Path) -> None:
 
 
 def test_one_that_begins_again_goes_on_after_the_one_before(tmp_path: Path) -> None:
-    for words in (b"one\n", b"two\n"):
+    for words in (b"one\n", b"two\n", b"", b"three\n", b"four\n"):
         process = keep(tmp_path)
         process.communicate(words, timeout=20)
     kept, tail = load(tmp_path)
     tail.close()
-    assert kept.lines() == ["one", "two"]
+    assert kept.lines() == ["one", "two", "three", "four"]
+
+
+def test_a_disk_that_is_full_at_times(tmp_path: Path) -> None:
+    """What it does not take is missing, and told; what it has taken stays."""
+    folder = tmp_path / "session"
+    lines = [f"{number:079}\n" for number in range(3000)]
+    process = keep(folder, "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))")
+    process.communicate("".join(lines).encode(), timeout=20)
+    kept, tail = load(folder)
+    tail.close()
+    found = kept.lines()
+    assert found[:1250] == [line.rstrip() for line in lines[:1250]]
+    assert any(re.fullmatch(r"\[[0-9]+ bytes of output were not kept\]", line) for line in found)
+    assert sum(len(line) == 79 for line in found) > 1250
 
 
 # As it comes
