@@ -12,10 +12,9 @@ import asyncio
 import logging
 import re
 import resource
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
-from heapq import nsmallest
 from http import HTTPStatus
 from math import inf
 from types import MappingProxyType
@@ -53,8 +52,8 @@ TAKE_RATE = 5_000
 _SWEEP_SECONDS = 1.0
 _A_TURN = 1000
 """Connections that are looked at in one turn of the loop: under a millisecond."""
-_ROOM = 16
-"""When the server is full, one of so many connections is ended to make room."""
+_LOOKS = 64
+"""Connections among which room for another is looked for, when there is none."""
 _DESCRIPTORS = 256
 """What the process needs besides connections: files, the store, tmux, push notifications."""
 _RETRY_SECONDS = 10
@@ -77,9 +76,8 @@ class Connections:
         self.ended: dict[Reason, int] = {"head": 0, "reader": 0, "room": 0, "malformed": 0}
         self._most_of_one = server.max_connections_per_address
         self._clients = clients
-        self._open: set[Connection] = set()
+        self._open: OrderedDict[Connection, None] = OrderedDict()
         self._by_network: Counter[str] = Counter()
-        self._made_room = -inf
         self._told = -inf
 
     def __len__(self) -> int:
@@ -92,7 +90,7 @@ class Connections:
             return self._refuse("address", f"{network} has {self._most_of_one:,}, the most that an address may have")
         if len(self._open) >= self.most and not self._make_room():
             return self._refuse("server", f"there are {self.most:,}, the most that there may be")
-        self._open.add(connection)
+        self._open[connection] = None
         connection.network = network
         if network is not None:
             self._by_network[network] += 1
@@ -102,7 +100,7 @@ class Connections:
         """Counts a connection out, if it was in."""
         if connection not in self._open:
             return
-        self._open.remove(connection)
+        del self._open[connection]
         if (network := connection.network) is not None:
             self._by_network[network] -= 1
             if not self._by_network[network]:
@@ -127,21 +125,20 @@ class Connections:
         return refusal
 
     def _make_room(self) -> bool:
-        """Ends those that have waited the longest for a request to come, or to come whole.
+        """Ends a connection that only waits for a request to come, or to come whole: of those with none since their
+        last turn, the one whose turn it is (the clock algorithm).
 
-        Who floods the server with such connections loses them to who has something to ask. Looking for them takes
-        time, so that it is done once a second.
+        Who floods the server with such connections loses them to who has something to ask.
         """
-        now = asyncio.get_running_loop().time()
-        if now - self._made_room < _SWEEP_SECONDS:
-            return False
-        self._made_room = now
-        waiting = [connection for connection in self._open if connection.waits]
-        for connection in nsmallest(max(1, self.most // _ROOM), waiting, key=lambda connection: connection.since):
-            self.ended["room"] += 1
-            connection.abort()
-            self.leave(connection)
-        return bool(waiting)
+        for _ in range(min(_LOOKS, len(self._open))):
+            connection = next(iter(self._open))
+            if connection.unused():
+                self.ended["room"] += 1
+                connection.abort()
+                self.leave(connection)
+                return True
+            self._open.move_to_end(connection)
+        return False
 
 
 CONNECTIONS = web.AppKey("connections", Connections)
@@ -160,7 +157,7 @@ def room_for(connections: int) -> int:
 class Connection(RequestHandler):
     """One connection."""
 
-    __slots__ = ("_closing", "_connections", "_deadline", "_head", "_wire", "network")
+    __slots__ = ("_closing", "_connections", "_deadline", "_head", "_last", "_wire", "network")
 
     def __init__(self, manager: web.Server, connections: Connections, **settings: Any) -> None:
         super().__init__(manager, **settings)
@@ -172,16 +169,14 @@ class Connection(RequestHandler):
         self._head = 0
         """Bytes of a head that is not whole."""
         self._closing = False
+        self._last = 0.0
+        """When it was to end for want of a request, as `unused` last saw it."""
 
-    @property
-    def waits(self) -> bool:
-        """Whether nothing is under way but, at most, the head of a request."""
-        return self._waiter is not None and not self._waiter.done()
-
-    @property
-    def since(self) -> float:
-        """Tells which of those that wait has done so the longest: the least."""
-        return self._next_keepalive_close_time
+    def unused(self) -> bool:
+        """Whether nothing but the head of a request is under way, and no request came since it was last asked."""
+        last, self._last = self._last, self._next_keepalive_close_time
+        waits = not self._waiter.done() if self._waiter else not self._request_count  # none: it is not looked after yet
+        return waits and last == self._last
 
     def check(self, now: float) -> None:
         """Ends the connection, if it is time."""
@@ -211,6 +206,7 @@ class Connection(RequestHandler):
             self._force_close = True  # whatever comes is dropped
         else:
             super().connection_made(transport)
+            self._last = self._next_keepalive_close_time
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._connections.leave(self)

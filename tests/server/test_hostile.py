@@ -187,12 +187,32 @@ async def test_who_waits_makes_room_for_who_asks(besiege: Besiege) -> None:
     newcomer = await server.connect()
     await newcomer.send(GET % b"/")
     assert b"200 OK" in await newcomer.until(b"}")
-    assert await first.rest() == b""  # the one that has waited the longest
+    assert await first.rest() == b""  # the one that came first
     server.held.set()
     assert b"200 OK" in await busy.until(b"}")
     await waiting[-1].send(GET % b"/")
     assert b"200 OK" in await waiting[-1].until(b"}")
     assert server.connections.ended["room"] == 1
+    assert server.connections.refused["server"] == 0
+
+
+async def test_who_comes_again_and_again_shuts_nobody_out(besiege: Besiege) -> None:
+    server = await besiege(max_connections=64)
+
+    async def attack() -> None:
+        while True:
+            await server.ask(b"GET / HTTP/1.1\r\nX: ")
+            await asyncio.sleep(0.1)
+
+    attacks = [asyncio.create_task(attack()) for _ in range(100)]
+    async with asyncio.timeout(PATIENCE):
+        while not server.connections.ended["room"]:
+            await asyncio.sleep(0.01)
+    answers = [await server.ask(b"GET / HTTP/1.0\r\n\r\n") for _ in range(50)]
+    for task in attacks:
+        task.cancel()
+    await asyncio.gather(*attacks, return_exceptions=True)
+    assert [status(answer) for answer in answers].count(200) >= 45
     assert server.connections.refused["server"] == 0
 
 
