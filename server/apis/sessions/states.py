@@ -113,7 +113,9 @@ async def find(storage: Storage, ticket_id: str) -> Record:
 
 
 def steering(app: web.Application, ticket_id: str) -> AbstractAsyncContextManager[None]:
-    """Within it nobody else starts, reviews, moves, writes or deletes a ticket: what takes more than one commit."""
+    """Within it nobody else starts, reviews, moves, writes or deletes a ticket: what takes more than one commit.
+
+    Who holds a project's folder (`TicketFolders.hold`) is not to ask for it: within it folders are read."""
     return app[STORAGE].locks.hold([f"sessions_steering/{ticket_id.lower()}"])
 
 

@@ -159,7 +159,7 @@ async def delete_ticket(request: ApiRequest) -> dict[str, bool]:
         raise ApiError(f"{found['external_id']} is no adhoc ticket: delete its file", status=409)
     owner = await project(request.app, found["project_id"])
     folder = Folder(owner["repo_path"], owner["tickets_path"])
-    async with request.app[FOLDERS].hold(owner["id"]), states.steering(request.app, found["id"]):
+    async with states.steering(request.app, found["id"]), request.app[FOLDERS].hold(owner["id"]):
         found = await ticket(request.app, found["id"])
         if await request.app[RUNNER].running(found["id"]):
             raise ApiError("A session is running on this ticket", status=409)

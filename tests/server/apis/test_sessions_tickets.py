@@ -227,6 +227,26 @@ async def test_a_ticket_with_a_running_session_is_not_deleted(desk: Desk) -> Non
     assert (desk.repo / ticket["file_path"]).exists()
 
 
+@on_memory
+async def test_who_writes_and_who_deletes_do_not_wait_for_each_other(desk: Desk) -> None:
+    """Nor where who writes has the folder read first, since the file is not where it was."""
+    project = await desk.project()
+    body = {"title": "Moves"}
+    ticket = await desk.call("POST", f"/projects/{project['id']}/adhoc-tickets", 201, json=body)
+    path = f"/api/tickets/{ticket['id']}"
+    file = desk.repo / ticket["file_path"]
+    async with states.steering(desk.server.app, ticket["id"]):
+        writes = asyncio.create_task(desk.server("PUT", f"{path}/content", json={"content": "# Moved\n"}))
+        await asyncio.sleep(0.1)  # until they wait, one after the other
+        deletes = asyncio.create_task(desk.server("DELETE", path))
+        await asyncio.sleep(0.1)
+        file.rename(file.with_name(f"{ticket['external_id']}-moved.md"))
+    async with asyncio.timeout(10):
+        answers = await asyncio.gather(writes, deletes)
+    assert [answer.status for answer in answers] == [200, 200]
+    assert not [*file.parent.iterdir()]
+
+
 # Reviews
 
 
