@@ -37,6 +37,9 @@ T = TypeVar("T")
 
 PASSIVE_BYTES = 16 << 20
 TRUNCATE_BYTES = 64 << 20
+CACHE_BYTES = 16 << 20
+"""Of the writer. SQLite's own 2 MB do not hold the indexes of a large collection, which a commit of many records reads
+and writes all over."""
 _READERS = 2
 _IDS_ON_THE_LOOP = 32
 _LOAD_CHUNK = 500
@@ -121,6 +124,7 @@ class SqliteStorage(Storage):
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA wal_autocheckpoint = 0")
+        db.execute(f"PRAGMA cache_size = -{CACHE_BYTES >> 10}")
         if version < len(tables.MIGRATIONS):
             tables.migrate(db)
         self._declared_anew(tables.declared(db))

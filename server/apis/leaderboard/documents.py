@@ -8,7 +8,6 @@ an index serves both.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -93,7 +92,7 @@ class Delta:
 
     def __init__(self) -> None:
         self._tokens = self._cost = self._days = self._rows = 0
-        self._models: Counter[str] = Counter()
+        self._models: dict[str, int] = {}
 
     def add(self, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> None:
         """A day that has changed."""
@@ -102,14 +101,18 @@ class Delta:
         self._rows += len(after["rows"])
         if before is None:
             self._days += 1
-            self._models.update(after["models"])
+            self._count(after["models"], 1)
             return
         self._tokens -= before["totalTokens"]
         self._cost -= before["costMicros"]
         self._rows -= len(before["rows"])
         if before["models"] != after["models"]:
-            self._models.update(after["models"])
-            self._models.subtract(before["models"])
+            self._count(after["models"], 1)
+            self._count(before["models"], -1)
+
+    def _count(self, models: Iterable[str], days: int) -> None:
+        for model in models:  # a Counter takes three times as long for one or two
+            self._models[model] = self._models.get(model, 0) + days
 
     def applied_to(self, total: Mapping[str, Any] | None, label: str, arrival: str) -> dict[str, Any]:
         """The document of the total after the change."""
