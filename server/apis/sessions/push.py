@@ -35,7 +35,6 @@ _LONGEST_PAUSE = 600
 """Seconds; a server that wants a longer one is not asked again."""
 _TITLE, _BODY = 100, 500
 """Characters: a payload may have 4,096 bytes, and a character takes up to six."""
-_GONE = ("BadDeviceToken", "ExpiredToken", "Unregistered")
 
 
 class Refused(Exception):
@@ -142,7 +141,7 @@ class Pusher:
                 why = f"no answer: {error}"
             except Refused as error:
                 why = str(error)
-                if error.status == 410 or error.reason in _GONE:
+                if error.status == 410:  # not a BadDeviceToken: at the wrong one of Apple's two servers all are
                     await self._remove(device, error)
                     return
                 if error.status == 403:

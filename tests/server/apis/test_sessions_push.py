@@ -155,7 +155,6 @@ async def test_a_long_text_is_cut(start: Start) -> None:
         pytest.param(Say(410, "Unregistered", timestamp=parse_time(NOW) // 1000), id="unregistered since"),
         pytest.param(Say(410), id="gone without a reason"),
         pytest.param(Say(410, "ExpiredToken"), id="expired"),
-        pytest.param(Say(400, "BadDeviceToken"), id="bad token"),
     ],
 )
 async def test_a_device_that_is_gone_is_removed(start: Start, answer: Say) -> None:
@@ -250,6 +249,7 @@ async def test_it_gives_up(start: Start, caplog: pytest.LogCaptureFixture) -> No
 @pytest.mark.parametrize(
     "answer",
     [
+        pytest.param(Say(400, "BadDeviceToken"), id="a token of Apple's other server"),
         pytest.param(Say(400, "DeviceTokenNotForTopic"), id="topic"),
         pytest.param(Say(413, "PayloadTooLarge"), id="too large"),
         pytest.param(Say(429, "TooManyRequests", {"retry-after": "86400"}), id="not today"),
