@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from copy import deepcopy
+from functools import lru_cache
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -44,28 +45,52 @@ class Caller(AuthBase):
         return request
 
 
-class Stripe(AuthBase):
-    """Stripe's signature, in the place of one that was made up (docs.stripe.com/webhooks#verify-manually)."""
+class Signed(AuthBase):
+    """A service that signs bodies: its headers go in the place of those that were made up, if all of them were."""
+
+    def __init__(self, sign: Callable[[int, bytes], dict[str, str]]) -> None:
+        self._sign = sign
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if "Stripe-Signature" not in request.headers:
-            return request
         body = request.body or b""
-        body = body if isinstance(body, bytes) else body.encode()
-        now = int(time.time())
-        mac = hmac.new(GIVEN["webhook_secret"].encode(), f"{now}.".encode() + body, sha256)
-        request.headers["Stripe-Signature"] = f"t={now},v1={mac.hexdigest()}"
+        signed = self._sign(int(time.time()), body if isinstance(body, bytes) else body.encode())
+        if all(name in request.headers for name in signed):
+            request.headers.update(signed)
         return request
 
 
-schemathesis.auth.set_from_requests(Stripe()).apply_to(path="/api/webhooks/stripe")
-schemathesis.auth.set_from_requests(Caller()).skip_for(path="/api/webhooks/stripe")
+def by_stripe(now: int, body: bytes) -> dict[str, str]:
+    """docs.stripe.com/webhooks#verify-manually."""
+    return {"Stripe-Signature": f"t={now},v1={_mac('webhook_secret', b'%d.%b' % (now, body))}"}
+
+
+def by_slack(now: int, body: bytes) -> dict[str, str]:
+    """docs.slack.dev/authentication/verifying-requests-from-slack."""
+    signature = f"v0={_mac('signing_secret', b'v0:%d:%b' % (now, body))}"
+    return {"X-Slack-Signature": signature, "X-Slack-Request-Timestamp": str(now)}
+
+
+def _mac(secret: str, text: bytes) -> str:
+    return hmac.new(GIVEN[secret].encode(), text, sha256).hexdigest()
+
+
+STRIPE, SLACK = "/api/webhooks/stripe", "/slack/commands"
+schemathesis.auth.set_from_requests(Signed(by_stripe)).apply_to(path=STRIPE)
+schemathesis.auth.set_from_requests(Signed(by_slack)).apply_to(path=SLACK)
+schemathesis.auth.set_from_requests(Caller()).skip_for(path=[STRIPE, SLACK])
 
 
 # What they send
 
-THERE = {"collection": ("note", "thing"), "username": (GIVEN["username"],)}
-"""What may stand in paths."""
+NAMES = {"collection": ("note", "thing"), "username": (GIVEN["username"],)}
+"""What there is by the names of the paths' parameters."""
+LISTS = {
+    "/api/notifications/{id}": "/api/notifications",
+    "/api/projects/{id}": "/api/projects",
+    "/api/sessions/{id}": "/api/sessions",
+    "/api/tickets/{id}": "/api/projects/{id}/tickets",
+}
+"""What lists the ids of paths."""
 Fit = Callable[[Any], None]
 _fits: dict[str, Fit] = {}
 
@@ -94,13 +119,32 @@ def map_case(context: Any, case: Any) -> Any:
             headers["Idempotency-Key"] = str(uuid4())  # of another request it is refused, and rightly
         if "If-Match" in headers and next(_numbers) % 2:
             headers["If-Match"] = "*"
-        for name, there in THERE.items():
+        for name, there in NAMES.items():
             if name in case.path_parameters and case.path_parameters[name] not in there:
                 case.path_parameters[name] = there[next(_numbers) % len(there)]
+        for path, listing in LISTS.items():
+            if case.operation.path.startswith(path) and next(_numbers) % 4 and (ids := there_are(listing)):
+                case.path_parameters["id"] = ids[next(_numbers) % len(ids)]
         if fit := _fits.get(case.operation.label):
             case.body = deepcopy(case.body)  # examples are shared
             fit(case)
     return case
+
+
+def there_are(listing: str) -> list[str]:
+    """The ids that a list has, or had a moment ago; the tickets are those of any project."""
+    return _there_were(listing, int(time.monotonic() * 2))
+
+
+@lru_cache(maxsize=len(LISTS))
+def _there_were(listing: str, moment: int) -> list[str]:
+    of_each = listing.partition("{id}")
+    lists = [listing] if not of_each[1] else [of_each[0] + id + of_each[2] for id in there_are("/api/projects")[:4]]
+    found = []
+    for path in lists:
+        answer = requests.get(GIVEN["url"] + path, auth=Caller()).json()
+        found += [one["id"] for one in (answer if isinstance(answer, list) else answer.get("data", ()))]
+    return found
 
 
 @of("POST /api/projects", "PATCH /api/projects/{id}")
@@ -128,12 +172,17 @@ def keys_that_tmux_knows(case: Any) -> None:
 
 
 @of("POST /api/hooks/claude")
-def an_event_that_tells_something(case: Any) -> None:
+def an_event_of_a_session(case: Any) -> None:
+    events = ("Notification", "Stop", "SessionStart")
+    if isinstance(case.body, dict) and (ids := there_are("/api/sessions")):
+        case.headers["X-Homeport-Session"] = ids[0]
+        case.body |= {"hook_event_name": events[next(_numbers) % len(events)], "session_id": "c1"}
+
+
+@of("POST /slack/commands")
+def the_command(case: Any) -> None:
     if isinstance(case.body, dict):
-        case.body |= {
-            "hook_event_name": ("Notification", "Stop", "SessionStart")[next(_numbers) % 3],
-            "session_id": "c1",
-        }
+        case.body |= {"command": "/apikey", "text": ""}
 
 
 @of("POST /v1/sync")
