@@ -78,7 +78,7 @@ def openapi(apis: Sequence[Api], schemas: Schemas, config: Config) -> Json:
         },
         "externalDocs": {
             "description": "The same as a page.",
-            "url": f"{config.server.public_url or config.server.base_path}/docs",
+            "url": f"{(config.server.public_url or config.server.base_path).rstrip('/')}/docs",
         },
         "servers": [{"url": config.server.public_url or config.server.base_path or "/"}],
         "tags": [{"name": api.name, "description": api.title} for api in apis if api.operations],
@@ -128,7 +128,7 @@ def _operation(operation: Operation, path: str, media_type: str, error: str, com
 
 def _answer(operation: Operation, status: int, components: _Components) -> Json:
     """An answer of the handler's own."""
-    response: Json = {"description": phrase(status)}
+    response: Json = {"description": _phrase(status)}
     headers = [operation.gives[status]] if status in operation.gives else []
     if any(limit.headers for limit in operation.limits):
         headers.append("headers#/$defs/Counted")
@@ -165,8 +165,7 @@ def _links(
     return links
 
 
-def phrase(status: int) -> str:
-    """What a status means."""
+def _phrase(status: int) -> str:
     return f"{HTTPStatus(status).phrase}."
 
 
@@ -235,7 +234,7 @@ class _Components:
         """For a status, and the name of the schema of its body."""
         key = f"{_key(error)}.{status}"
         if key not in self.responses:
-            response: Json = {"description": phrase(status)}
+            response: Json = {"description": _phrase(status)}
             if status in _REFUSED:
                 response["headers"] = dict(self.headers(_REFUSED[status]))
             self.responses[key] = {**response, "content": {media_type: {"schema": self.reference(error)}}}

@@ -84,6 +84,103 @@ def test_ids_are_unique() -> None:
     assert len(ids) == len(set(ids))
 
 
+BY_ID = {operation["operationId"]: operation for operation in OPERATIONS.values()}
+
+
+def parameters(operation: dict[str, Any], *places: str) -> set[str]:
+    return {parameter["name"] for parameter in operation.get("parameters", []) if parameter["in"] in places}
+
+
+def links(operation: dict[str, Any]) -> dict[str, Any]:
+    return {name: link for answer in operation["responses"].values() for name, link in answer.get("links", {}).items()}
+
+
+@pytest.mark.parametrize("name", [name for name, operation in OPERATIONS.items() if links(operation)])
+def test_links_lead_to_operations(name: str) -> None:
+    for link in links(OPERATIONS[name]).values():
+        target = BY_ID[link["operationId"]]
+        assert parameters(target, "path") <= link["parameters"].keys() <= parameters(target, "path", "query", "header")
+        own = {text.rpartition(".")[2] for text in link["parameters"].values() if text.startswith("$request.path.")}
+        assert own <= parameters(OPERATIONS[name], "path")
+
+
+@pytest.mark.parametrize(
+    ("operation", "target", "told"),
+    [
+        pytest.param(
+            "collections.create",
+            "collections.patch",
+            {"collection": "$request.path.collection", "id": "$response.body#/_meta/id"},
+            id="what it made",
+        ),
+        pytest.param("sessions.create_project", "sessions.list_tickets", {"id": "$response.body#/id"}, id="below that"),
+        pytest.param(
+            "sessions.register_device",
+            "sessions.unregister_device",
+            {"user_key": "$request.body#/token"},
+            id="by the name that another API gave",
+        ),
+        pytest.param(
+            "device_usage.history",
+            "device_usage.history",
+            {"user_key": "$request.path.user_key", "cursor": "$response.body#/data/next"},
+            id="the next page",
+        ),
+        pytest.param(
+            "sessions.start_session",
+            "sessions.claude_hook",
+            {"X-Homeport-Session": "$response.body#/id"},
+            id="in a header",
+        ),
+    ],
+)
+def test_where_answers_lead(operation: str, target: str, told: dict[str, str]) -> None:
+    assert links(BY_ID[operation])[target] == {"operationId": target, "parameters": told}
+
+
+@pytest.mark.parametrize(
+    ("operation", "headers"),
+    [
+        ("collections.create", {"Idempotency-Key"}),
+        ("collections.put", {"If-Match", "If-None-Match"}),
+        ("collections.changes", {"Last-Event-ID"}),
+        ("metering.consume", {"Idempotency-Key"}),
+        ("metering.stripe_webhook", {"Stripe-Signature"}),
+        ("sessions.put_content", {"If-Match"}),
+        ("sessions.claude_hook", {"X-Homeport-Session"}),
+        ("console_usage.read", {"If-None-Match", "If-Modified-Since"}),
+        ("device_usage.sync", set()),
+    ],
+)
+def test_headers_of_requests(operation: str, headers: set[str]) -> None:
+    assert parameters(BY_ID[operation], "header") == headers
+
+
+@pytest.mark.parametrize(
+    ("operation", "status", "headers"),
+    [
+        ("collections.create", "201", {"ETag": True, "Location": True}),
+        ("collections.list_records", "200", {"Link": False}),
+        ("sessions.show_content", "200", {"ETag": True}),
+        (
+            "leaderboard.sync",
+            "200",
+            {"X-RateLimit-Limit": False, "X-RateLimit-Remaining": False, "X-RateLimit-Reset": False},
+        ),
+        ("metering.authorize", "303", {"Location": True}),
+        ("metering.balance", "401", {"WWW-Authenticate": False}),
+        ("metering.balance", "429", {"Retry-After": True}),
+        ("metering.balance", "503", {"Retry-After": False}),
+        ("metering.balance", "404", None),
+    ],
+)
+def test_headers_of_answers(operation: str, status: str, headers: dict[str, bool] | None) -> None:
+    """And whether they are always there."""
+    answer = BY_ID[operation]["responses"].get(status)
+    found = answer and {name: header["required"] for name, header in resolved(answer)["headers"].items()}
+    assert found == headers
+
+
 def test_two_apis_share_a_path() -> None:
     (item,) = [item for path, item in DOCUMENT["paths"].items() if path.startswith("/api/devices/")]
     assert {method: operation["tags"] for method, operation in item.items()} == {
