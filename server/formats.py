@@ -9,6 +9,7 @@ import ipaddress
 import re
 import shlex
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -70,6 +71,7 @@ def format_address(address: Address) -> str:
     return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
 
 
+@lru_cache(maxsize=256)  # an application has a hundred operations with a handful of rates
 def parse_rate(text: str) -> tuple[int, int]:
     """How many requests in how many seconds: ``600/hour`` or ``5 per 2 minutes``; raises ValueError."""
     match = _RATE.fullmatch(text)
