@@ -19,7 +19,7 @@ from typing import Any
 from aiohttp import web
 from uuid_utils import uuid7
 
-from ....storage import ABSENT, Check, Conflict, Delete, Filter, Put, Record, retry
+from ....storage import ABSENT, Check, Conflict, Delete, Filter, Put, Record, StorageUnavailable, retry
 from ....storage.times import format_time
 from ...errors import ApiError, BadRequest, NotFound, ServiceUnavailable
 from ...keys import CLOCK, CONFIG, STORAGE
@@ -45,8 +45,8 @@ _STOP_SECONDS = 2.0
 """How long a request to stop waits for the end, which may come later or, where the program ignores Ctrl-C, never."""
 _KILL_SECONDS = 3.0
 """How long a program may go on that has lost its terminal."""
-_LINGER_SECONDS = 1.0
-"""How long the last output of a session that was ended may take to come."""
+_LINGER_SECONDS = 30.0
+"""How long the last output of a session that has ended may take to come."""
 _RETRY_SECONDS = 5.0
 _OPEN_ATTEMPTS, _OPEN_PAUSE = 20, 0.02
 """How often tmux is asked for a window while its sessions come and go, and seconds in between."""
@@ -54,11 +54,13 @@ _OPEN_ATTEMPTS, _OPEN_PAUSE = 20, 0.02
 
 @dataclass(eq=False)
 class _Live:
-    """What is known of an active session besides its record. ``pane`` is None until tmux has told."""
+    """What is known of an active session besides its record. ``pane`` is None until tmux has told; ``all_read``:
+    whether nothing more is kept of what it prints."""
 
     follower: Follower
     pane: Pane | None
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    all_read: bool = False
 
 
 class Ended(ApiError):
@@ -80,8 +82,9 @@ class Runner:
         self._command = shlex.split(config.session_command)
         self._readers = Readers()
         self._live: dict[str, _Live] = {}
-        self._starting: dict[str, bool] = {}
-        """Whether what is being started is to be looked after then."""
+        self._starting: set[str] = set()
+        self._unseen: set[str] = set()
+        """Those to be looked after, once they have started."""
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     @asynccontextmanager
@@ -96,9 +99,10 @@ class Runner:
         try:
             yield
         finally:
-            for task in self._tasks.values():
+            tasks = list(self._tasks.values())
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             for id in list(self._live):
                 self._release(id)
             self._tmux.close()
@@ -152,14 +156,15 @@ class Runner:
             raise BadRequest(f"The prompt must be at most {MAX_PROMPT_BYTES} bytes of UTF-8, without U+0000")
         if not await asyncio.to_thread(os.path.isdir, project["repo_path"]):
             raise ApiError(f"{project['repo_path']} is no folder any more", status=409)
-        if len(self._live) >= MAX_ACTIVE:
+        if sum(not live.ended.is_set() for live in self._live.values()) >= MAX_ACTIVE:
             raise ServiceUnavailable(f"{MAX_ACTIVE} sessions are running")
         id = str(uuid7())
-        self._starting[id] = False
+        self._starting.add(id)
         try:
             return await self._start(id, project, ticket, prompt)
         finally:
-            if self._starting.pop(id):
+            self._starting.discard(id)
+            if id in self._unseen:
                 self._look_after(id)
 
     async def _start(
@@ -353,7 +358,13 @@ class Runner:
                 # Were it begun only now, nobody would know of it.
                 await asyncio.to_thread(withdraw, self._folder / session["id"])
         panes = await self._tmux.panes() if known else {}
-        return sum([await self._match(session, panes.get(session["id"])) for session in known])
+        updated = 0
+        for session in known:
+            try:
+                updated += await self._match(session, panes.get(session["id"]))
+            except NotFound:
+                self._release(session["id"])  # it could not be started
+        return updated
 
     async def _match(self, session: dict[str, Any], pane: Pane | None) -> bool:
         id: str = session["id"]
@@ -363,36 +374,46 @@ class Runner:
         if live is not None:
             live.pane = pane
         if not pane.piped:
-            await self._tmux.pipe(pane, self._folder / id)
+            try:
+                await self._tmux.pipe(pane, self._folder / id)
+            except TmuxRefused as error:
+                raise TmuxUnavailable("A session ended just now") from error
+            if live is not None:
+                live.all_read = False
         if session["pane_id"] == pane.pane_id:
             return False
         await self._change(id, {"pane_id": pane.pane_id})
         return True
 
+    def _all_read(self, session_id: str) -> None:
+        if live := self._live.get(session_id):
+            live.all_read = True
+        self._look_after(session_id)
+
     def _look_after(self, session_id: str) -> None:
         """Sees what became of a session whose output nobody keeps any more, or whose pane is gone."""
-        if session_id in self._starting:
-            self._starting[session_id] = True
-        elif session_id not in self._tasks:
-            task = asyncio.create_task(self._see(session_id), name=f"end of session {session_id}")
-            self._tasks[session_id] = task
-            task.add_done_callback(lambda _: self._tasks.pop(session_id, None))
+        self._unseen.add(session_id)
+        if session_id not in self._starting and session_id not in self._tasks:
+            self._tasks[session_id] = asyncio.create_task(self._see(session_id), name=f"end of session {session_id}")
 
     async def _see(self, session_id: str) -> None:
         try:
-            while True:
+            while session_id in self._unseen:
+                self._unseen.discard(session_id)
                 try:
                     session = await self.get(session_id)
                     if session["status"] in ACTIVE:
                         await self._match(session, (await self._tmux.panes()).get(session_id))
                     else:
                         self._release(session_id)
-                    return
-                except ServiceUnavailable as error:
-                    log.warning("what became of session %s is not known yet: %s", session_id, error.message)
+                except (ServiceUnavailable, StorageUnavailable) as error:
+                    log.warning("what became of session %s is not known yet: %s", session_id, error)
+                    self._unseen.add(session_id)
                     await asyncio.sleep(_RETRY_SECONDS)
         except NotFound:
             self._release(session_id)
+        finally:
+            del self._tasks[session_id]
 
     async def _conclude(self, id: str, status_code: int | None, *, stopped: bool = False) -> bool:
         """Writes down that a session has ended, once; whether it was not known. The ticket goes first: were the server
@@ -418,7 +439,10 @@ class Runner:
             await notify(self._app, "error", f"A session {why}", title="Session failed", **about)
         if live := self._live.get(id):
             live.ended.set()
-            asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._release, id)
+            if live.all_read:
+                self._release(id)
+            else:
+                asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._release, id)
         return True
 
     async def _to_review(self, ticket_id: str | None) -> bool:
@@ -441,7 +465,7 @@ class Runner:
     async def _follow(self, id: str, pane: Pane | None) -> None:
         """Begins to read what a session prints."""
         folder = self._folder / id
-        follower = Follower(folder, self._readers, partial(self._look_after, id))
+        follower = Follower(folder, self._readers, partial(self._all_read, id))
         self._live[id] = _Live(follower, pane)
         try:
             await asyncio.to_thread(make_folder, folder)
