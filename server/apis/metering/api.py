@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...errors import ApiError, RateLimited
+from ...errors import ApiError, InsufficientStorage, RateLimited, ServiceUnavailable
 from ...operation import Api
 from ...request import Answer, ApiRequest
 from .oauth.errors import answers_like_oauth, oauth_answer
@@ -19,7 +19,7 @@ def _envelope(error: ApiError, request: ApiRequest) -> Answer:
     elif error.problems:
         first = error.problems[0]
         message = f"{first.field} {first.message}"
-    elif error.status >= 500 and error.message == type(error).message:
+    elif error.message in (ServiceUnavailable.message, InsufficientStorage.message):
         message = ApiError.message  # whatever it is that does not work: the desktop app knows no other
     body: dict[str, Any] = {"success": False, "error": message}
     return error.answer(body | error.extra)
