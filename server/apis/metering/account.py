@@ -14,6 +14,7 @@ from uuid_utils import uuid7
 from ....storage import ABSENT, Delete, Put
 from ....storage.times import format_time
 from ...errors import ApiError
+from .allowances import Allowance, with_next, without
 from .documents import (
     PROFILES,
     RESERVATIONS,
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ....storage import Write
-
-
-_GRANTS = 8
-"""How many are remembered."""
 
 
 class InsufficientTokens(ApiError):
@@ -78,8 +75,7 @@ class Account:
             bought=0,
             tokens_used_this_month=0,
             month=month_of(now),
-            grant=1,
-            bought_spent={},
+            allowances=[Allowance(1, tokens)],
             entries=0,
             created_at=format_time(now),
         )
@@ -104,14 +100,14 @@ class Account:
         profile = self.profile
         if tokens > profile.tokens_balance:
             raise InsufficientTokens(tokens, profile.tokens_balance)
-        bought = min(profile.bought, profile.tokens_balance - tokens)
+        *earlier, present = profile.allowances
         return self._enter(
             "usage",
             -tokens,
             description,
             id,
-            bought=bought,
-            bought_spent=_counted(profile.bought_spent, profile.grant, profile.bought - bought),
+            bought=min(profile.bought, profile.tokens_balance - tokens),
+            allowances=[*earlier, present._replace(used=present.used + tokens)],
             tokens_used_this_month=profile.tokens_used_this_month + tokens,
         )
 
@@ -129,7 +125,7 @@ class Account:
             tokens=tokens,
             tokens_balance=after.tokens_balance,
             description=description,
-            grant=after.grant,
+            allowance=after.allowances[-1].number,
             month=after.month,
             until=until,
         )
@@ -139,17 +135,19 @@ class Account:
     def give_back(self, reservation: Reservation, version: int) -> Transaction:
         """All is as if the tokens had not been reserved: what was spent meanwhile was spent of the tier's tokens, as
         far as they go, and more of the bought ones are left. The tier's come back too, unless they have been replaced,
-        by a refresh or with the tier."""
+        by a refresh or with the subscription."""
         profile, tokens = self.profile, reservation.tokens
-        bought = min(tokens, profile.bought_spent.get(str(reservation.grant), 0))
+        allowances = without(profile.allowances, reservation.allowance, tokens)
+        beyond = sum([allowance.beyond for allowance in allowances])
+        bought = sum([allowance.beyond for allowance in profile.allowances]) - beyond
         used = profile.tokens_used_this_month - (tokens if reservation.month == profile.month else 0)
         self._also.append(Delete(RESERVATIONS, reservation.transaction_id, version))
         return self._enter(
             "refund",
-            tokens if reservation.grant == profile.grant else bought,
+            bought + allowances[-1].left - profile.monthly,
             f"Given back: {reservation.description}",
             bought=profile.bought + bought,
-            bought_spent=_counted(profile.bought_spent, reservation.grant, -bought),
+            allowances=allowances,
             tokens_used_this_month=used,
         )
 
@@ -157,16 +155,20 @@ class Account:
         """Adds tokens that stay until they are spent."""
         return self._enter("purchase", tokens, description, bought=self.profile.bought + tokens)
 
-    def change_tier(self, tier: Tier, tokens: int) -> Transaction:
-        """The balance becomes the tier's tokens and the bought ones; that counts as the month's refresh."""
-        self._begin(month_of(self._now))
-        return self._grant(tier, tokens, f"Subscription: {tier}")
+    def change_tier(self, tier: Tier, tokens: int, *, anew: bool = False) -> Transaction:
+        """The balance becomes the tier's tokens and the bought ones; that counts as the month's refresh.
+
+        What was spent this month with another subscription counts here too, unless this one begins ``anew``: who
+        changes it back and forth gets no more than the larger one has.
+        """
+        anew = self._begin(month_of(self._now)) or anew or not self.profile.renews
+        return self._grant(tier, tokens, f"Subscription: {tier}", anew=anew)
 
     def refresh(self, month: str, tokens: int) -> bool:
         """Begins a month, unless it or a later one has begun; whether it did. ``tokens``: the tier's."""
         begins = self._begin(month)
         if begins and self.profile.renews:
-            self._grant(self.profile.subscription_tier, tokens, f"Monthly refresh: {month}")
+            self._grant(self.profile.subscription_tier, tokens, f"Monthly refresh: {month}", anew=True)
         return begins
 
     def _begin(self, month: str) -> bool:
@@ -176,11 +178,12 @@ class Account:
             self.profile = self.profile._replace(month=month, tokens_used_this_month=0)
         return begins
 
-    def _grant(self, tier: Tier, tokens: int, description: str) -> Transaction:
+    def _grant(self, tier: Tier, tokens: int, description: str, *, anew: bool) -> Transaction:
         """Replaces what is left of the tier's tokens."""
         profile = self.profile
-        amount = tokens - profile.monthly
-        return self._enter("monthly_refresh", amount, description, subscription_tier=tier, grant=profile.grant + 1)
+        allowances = with_next(profile.allowances, tokens, anew=anew)
+        amount = allowances[-1].left - profile.monthly
+        return self._enter("monthly_refresh", amount, description, subscription_tier=tier, allowances=allowances)
 
     def _enter(
         self, kind: TransactionType, amount: int, description: str, id: str | None = None, **changes: Any
@@ -192,11 +195,3 @@ class Account:
         entry = Transaction(id or str(uuid7()), kind, amount, balance, description, format_time(self._now))
         self._also.append(Put(TRANSACTIONS, entry_id(profile.user_id, number), entry._asdict()))
         return entry
-
-
-def _counted(spent: dict[str, int], grant: int, tokens: int) -> dict[str, int]:
-    """What was spent during each grant, with some more during one. Forgets the oldest: no reservation lasts as long."""
-    if not tokens:
-        return spent
-    counts = spent | {str(grant): spent.get(str(grant), 0) + tokens}
-    return {name: count for name, count in sorted(counts.items(), key=lambda item: int(item[0]))[-_GRANTS:] if count}

@@ -43,7 +43,7 @@ async def _problem(storage: Storage, user_id: str, reserved: Mapping[str, int]) 
     record = (await storage.get(PROFILES, [user_id])).get(user_id)
     if record is None:
         return "there are entries, but no profile"
-    profile = Profile(**record.decode())
+    profile = Profile.of(record.decode())
     balance = number = 0
     missing = dict(reserved)
     async for row in walk(storage, entries_of(user_id)):
@@ -65,6 +65,8 @@ async def _problem(storage: Storage, user_id: str, reserved: Mapping[str, int]) 
         return f"the balance is {profile.tokens_balance:,}, the ledger comes to {balance:,}"
     if not 0 <= profile.bought <= balance:
         return f"of {balance:,} tokens {profile.bought:,} are bought ones"
+    if profile.monthly != (left := profile.allowances[-1].left):
+        return f"{profile.monthly:,} of the tier's tokens are left, not {left:,}"
     if missing:
         return f"the reservation {min(missing)} has no entry"
     return None

@@ -111,10 +111,11 @@ class Billing:
             log.error("the Stripe event %s is of a subscription to no tier of ours", event.event_id)
             return
         writes = [applied, Put(SUBSCRIBERS, user_id, after._asdict(), version)]
+        begins = standing.begun and not before.begun
         if after.tier != "free":
-            await self._ledger.subscribe(user_id, after.tier, writes)
+            await self._ledger.subscribe(user_id, after.tier, writes, anew=begins)
         else:
-            await self._ledger.unsubscribe(user_id, writes, late=standing.begun and not before.begun)
+            await self._ledger.unsubscribe(user_id, writes, late=begins)
 
     async def _credit(self, purchase: Purchase, user_id: str, writes: list[Write]) -> None:
         if await self._storage.get(CHECKOUTS, [purchase.checkout]):

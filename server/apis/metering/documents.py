@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from ....storage import Collection, Field, Query, starts_with
 from ....storage.times import format_time
+from .allowances import Allowance
 
 Tier = Literal["free", "pro", "enterprise"]
 TransactionType = Literal["usage", "purchase", "refund", "monthly_refresh"]
@@ -28,9 +29,7 @@ class Profile(NamedTuple):
     """Who has tokens. ``tokens_balance`` is what a tier gave, unspent, and ``bought``, unspent; the former goes first.
 
     ``month``: of the last refresh, as YYYY-MM; the profile's creation and the start of a subscription are one.
-    ``grant``: how often the tier's tokens were given, or taken with the tier, so far: what was reserved of one grant
-    does not come back as another's. ``bought_spent``: by grant, how many bought tokens were spent during it.
-    ``entries``: how many there are in the ledger.
+    ``allowances``: what its tiers gave, the present one last. ``entries``: how many there are in the ledger.
     """
 
     user_id: str
@@ -40,10 +39,14 @@ class Profile(NamedTuple):
     bought: int
     tokens_used_this_month: int
     month: str
-    grant: int
-    bought_spent: dict[str, int]
+    allowances: list[Allowance]
     entries: int
     created_at: str
+
+    @classmethod
+    def of(cls, document: dict[str, Any]) -> Profile:
+        """From what is kept of it."""
+        return cls(**document | {"allowances": [Allowance(*kept) for kept in document["allowances"]]})
 
     @property
     def monthly(self) -> int:
@@ -75,8 +78,9 @@ class Transaction(NamedTuple):
 class Reservation(NamedTuple):
     """Tokens that were taken before it is known whether they are spent.
 
-    ``transaction_id``: the ledger's entry, and the id. ``tokens_balance``: after it. ``grant``, ``month``: the
-    profile's, at the time. ``until``: when nobody works on it any more; microseconds since the epoch.
+    ``transaction_id``: the ledger's entry, and the id. ``tokens_balance``: after it. ``allowance``: the number of the
+    profile's, and ``month``: its own, at the time. ``until``: when nobody works on it any more; microseconds since the
+    epoch.
     """
 
     transaction_id: str
@@ -84,7 +88,7 @@ class Reservation(NamedTuple):
     tokens: int
     tokens_balance: int
     description: str
-    grant: int
+    allowance: int
     month: str
     until: int
 

@@ -192,23 +192,26 @@ class Ledger:
         not hold."""
         return await self._change(user_id, lambda account: account.buy(tokens, description), writes)
 
-    async def subscribe(self, user_id: str, tier: Tier, writes: Sequence[Write] = ()) -> Profile:
+    async def subscribe(self, user_id: str, tier: Tier, writes: Sequence[Write] = (), *, anew: bool = False) -> Profile:
         """Makes a tier the profile's, with its starting balance and what is left of the bought tokens; where it is the
-        profile's already, only the ``writes`` are done. Raises `AlreadyDone` as `purchase` does."""
-        return await self._change_tier(user_id, tier, self.starting_balance(tier), writes)
+        profile's already, only the ``writes`` are done. Where it takes another's place, what was spent of that this
+        month is spent, unless it was paid for ``anew``. Raises `AlreadyDone` as `purchase` does."""
+
+        def turn(account: Account) -> Profile:
+            if account.profile.subscription_tier != tier:
+                account.change_tier(tier, self.starting_balance(tier), anew=anew)
+            return account.profile
+
+        return await self._change(user_id, turn, writes)
 
     async def unsubscribe(self, user_id: str, writes: Sequence[Write] = (), *, late: bool = False) -> Profile:
         """Back to free: what is left of the tier's tokens goes, bought ones stay; where the profile is free already,
         only the ``writes`` are done. ``late``: free as it is, it had a subscription, of whose start was told after its
         end: that had replaced the tier's tokens. Raises `AlreadyDone` as `purchase` does."""
-        return await self._change_tier(user_id, "free", 0, writes, even_if_same=late)
 
-    async def _change_tier(
-        self, user_id: str, tier: Tier, tokens: int, writes: Sequence[Write], *, even_if_same: bool = False
-    ) -> Profile:
         def turn(account: Account) -> Profile:
-            if even_if_same or account.profile.subscription_tier != tier:
-                account.change_tier(tier, tokens)
+            if late or account.profile.renews:
+                account.change_tier("free", 0)
             return account.profile
 
         return await self._change(user_id, turn, writes)
@@ -222,7 +225,7 @@ class Ledger:
 
 
 def _profile(record: Record) -> Profile:
-    return Profile(**record.decode())
+    return Profile.of(record.decode())
 
 
 LEDGER = web.AppKey("metering_ledger", Ledger)

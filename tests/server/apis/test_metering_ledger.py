@@ -114,6 +114,34 @@ async def test_a_tier_that_the_profile_has_changes_nothing_again(book: Book) -> 
     assert await book.storage.get(TRANSACTIONS, ["an event"])
 
 
+async def test_a_subscription_that_is_changed_back_and_forth_gives_no_more_than_the_larger_one(book: Book) -> None:
+    left = []
+    for tier, tokens in (("pro", 150), ("enterprise", 250), ("pro", 0), ("enterprise", 0), ("pro", 0)):
+        left.append((await book.ledger.subscribe("u", tier)).monthly)
+        await book.consume(tokens) if tokens else None
+    assert left == [150, 250, 0, 0, 0]
+    assert await book.ledger.refresh("u", "2025-12")
+    assert await book.parts() == (150, 0)
+    assert await book.problems() == [None]
+
+
+async def test_a_subscription_that_is_paid_for_anew_begins_with_its_starting_balance(book: Book) -> None:
+    await book.ledger.subscribe("u", "pro")
+    await book.consume(150)
+    assert (await book.ledger.subscribe("u", "enterprise", anew=True)).monthly == 400
+
+
+async def test_what_was_reserved_before_a_change_of_subscription_comes_back(book: Book) -> None:
+    await book.ledger.purchase("u", 50, "Purchase")
+    await book.ledger.subscribe("u", "pro")
+    reservation = await book.ledger.reserve("u", 170, "Transcription")
+    await book.ledger.subscribe("u", "enterprise")
+    assert await book.parts() == (250, 30)
+    await book.ledger.release(reservation)
+    assert await book.parts() == (400, 50)
+    assert await book.problems() == [None]
+
+
 async def test_the_end_of_a_subscription_leaves_the_bought_tokens(book: Book) -> None:
     await book.ledger.subscribe("u", "enterprise")
     await book.ledger.purchase("u", 50, "Purchase")

@@ -44,7 +44,8 @@ REMEMBERED = DAY
 
 
 class Op(NamedTuple):
-    """What happened to a profile's tokens: ``grant`` (the tier's tokens), ``spend``, ``buy``, or a new ``month``."""
+    """What happened to a profile's tokens: ``grant`` (the tier's tokens), ``change`` (of tier, within a month),
+    ``spend``, ``buy``, or a new ``month``."""
 
     kind: str
     tokens: int = 0
@@ -63,20 +64,23 @@ class Model:
     @property
     def figures(self) -> tuple[int, int, int]:
         """The balance, how much of it was bought, and what was used this month."""
-        tier = bought = used = 0
+        tier = spent = bought = used = 0
         for kind, tokens, _ in self.ops:
             match kind:
                 case "grant":
+                    tier, spent = tokens, 0
+                case "change":
                     tier = tokens
                 case "buy":
                     bought += tokens
                 case "month":
                     used = 0
                 case "spend":
-                    bought -= max(0, tokens - tier)
-                    tier = max(0, tier - tokens)
+                    left = max(0, tier - spent)
+                    bought -= max(0, tokens - left)
+                    spent += min(tokens, left)
                     used += tokens
-        return tier + bought, bought, used
+        return max(0, tier - spent) + bought, bought, used
 
     @property
     def balance(self) -> int:
@@ -264,19 +268,21 @@ class Lives(RuleBasedStateMachine):
     def _many_grants(self) -> bool:
         """As nobody's transcription sees."""
         return any(
-            sum(op.kind == "grant" for op in model.ops) - reservation.grant > 5
+            sum(op.kind in ("grant", "change") for op in model.ops) - reservation.allowance > 5
             for model in self.models.values()
             for reservation in model.held.values()
         )
 
     @precondition(lambda self: not self._many_grants())
-    @rule(name=st.sampled_from(NAMES), tier=st.sampled_from(["free", "pro", "enterprise"]))
-    def change_tier(self, name: str, tier: Any) -> None:
+    @rule(name=st.sampled_from(NAMES), tier=st.sampled_from(["free", "pro", "enterprise"]), anew=st.booleans())
+    def change_tier(self, name: str, tier: Any, anew: bool) -> None:
         user, model = self.users[name], self.models[name]
-        self.run(self.ledger.unsubscribe(user) if tier == "free" else self.ledger.subscribe(user, tier))
-        if tier != model.tier:
-            model.tier = tier
-            model.ops.append(Op("grant", STARTS[tier] if tier != "free" else 0))
+        self.run(self.ledger.unsubscribe(user) if tier == "free" else self.ledger.subscribe(user, tier, anew=anew))
+        if tier == "free" != model.tier:
+            model.ops.append(Op("grant", 0))
+        elif tier != model.tier:
+            model.ops.append(Op("grant" if anew or model.tier == "free" else "change", STARTS[tier]))
+        model.tier = tier
 
     @precondition(lambda self: not self._many_grants())
     @rule(days=st.integers(-40, 70), times=st.integers(1, 3))
