@@ -26,7 +26,6 @@ _BOUNDS = {
     "pattern": "matches {}",
     "default": "{} by default",
 }
-_JSON_NAMES = {True: "true", False: "false", None: "null"}
 
 
 class Part(NamedTuple):
@@ -238,17 +237,20 @@ def _kind(schema: Json) -> list[Part]:
 
 
 def _described(document: Json, schema: Json) -> str:
-    """The description and the bounds, a reference's own where nothing is said beside it."""
-    if "description" not in schema:
-        schema = next((named for named in _referred(document, schema) if named.keys() > {"$ref"}), schema)
+    """The description and the bounds, of a reference too where nothing is said beside it."""
+    said: dict[str, Any] = {}
+    for named in _referred(document, schema):
+        said = {**named, **said}
     bounds = []
     for keyword, words in _BOUNDS.items():
-        if keyword in schema:
-            value = schema[keyword]
-            plain = _JSON_NAMES.get(value, value) if isinstance(value, bool) or value is None else value
-            bounds.append(words.format(f"`{plain}`" if keyword in ("pattern", "default") else plain))
-    description = schema.get("description", "")
-    return " ".join(filter(None, [description, f"({', '.join(bounds)})" if bounds else ""]))
+        if keyword in said:
+            value = said[keyword]
+            bounds.append(words.format(f"`{_plain(value)}`" if keyword in ("pattern", "default") else value))
+    return " ".join(filter(None, [said.get("description"), f"({', '.join(bounds)})" if bounds else ""]))
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _example(document: Json, schema: Json) -> Any:

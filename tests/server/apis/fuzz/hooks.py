@@ -136,7 +136,7 @@ def there_are(listing: str) -> list[str]:
     return _there_were(listing, int(time.monotonic() * 2))
 
 
-@lru_cache(maxsize=len(LISTS))
+@lru_cache(maxsize=8)
 def _there_were(listing: str, moment: int) -> list[str]:
     of_each = listing.partition("{id}")
     lists = [listing] if not of_each[1] else [of_each[0] + id + of_each[2] for id in there_are("/api/projects")[:4]]
@@ -174,9 +174,10 @@ def keys_that_tmux_knows(case: Any) -> None:
 @of("POST /api/hooks/claude")
 def an_event_of_a_session(case: Any) -> None:
     events = ("Notification", "Stop", "SessionStart")
-    if isinstance(case.body, dict) and (ids := there_are("/api/sessions")):
+    if isinstance(case.body, dict) and (ids := there_are("/api/sessions?status=running")):
         case.headers["X-Homeport-Session"] = ids[0]
-        case.body |= {"hook_event_name": events[next(_numbers) % len(events)], "session_id": "c1"}
+        case.body |= {"hook_event_name": events[next(_numbers) % len(events)], "session_id": f"agent of {ids[0]}"}
+        case.body.pop("notification_type", None)  # of which some tell nobody
 
 
 @of("POST /slack/commands")
