@@ -1,6 +1,7 @@
 """Terminals: full-screen programs in them, what they are given and take, and what is left of them: nothing."""
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 
 from homeport.server.apis.sessions import terminal as terminal_module
-from homeport.server.apis.sessions.terminal import Terminal
+from homeport.server.apis.sessions.dialects import Message
+from homeport.server.apis.sessions.terminal import Terminal, Terminals
 
 from .conftest import on_memory
 from .sessions_kit import OpenDesk, until
@@ -373,6 +375,45 @@ async def test_a_program_that_will_not_end_is_killed(monkeypatch: pytest.MonkeyP
     await terminal.read()
     await end(terminal)
     assert await terminal.exit_code() == -signal.SIGKILL
+
+
+async def test_a_terminal_waits_for_its_reader() -> None:
+    """No more than one piece is read of it until that is taken; then nothing is missing."""
+
+    class Reader:
+        def __init__(self) -> None:
+            self.takes = asyncio.Event()
+
+        async def drained(self) -> None:
+            await self.takes.wait()
+
+    reader, told = Reader(), list[dict[str, Any]]()
+    terminals = Terminals(reader, lambda message: told.append(json.loads(payload_of(message))))  # type: ignore[arg-type]
+    code = "import time; print(*range(100_000), sep='\\n', flush=True); time.sleep(60)"
+    await terminals.attach("id", (sys.executable, "-I", "-S", "-c", code), 80, 24)
+
+    async def shown() -> str:
+        return "".join(message["payload"]["data"] for message in told if message["type"] == "pty:output")
+
+    async def begun() -> bool:
+        return bool(await shown())
+
+    async def whole() -> bool:
+        return (await shown()).endswith("99999\r\n")
+
+    await until(begun)
+    await asyncio.sleep(0.3)  # in which it would all have come
+    assert [message["type"] for message in told] == ["pty:attached", "pty:output"]
+    reader.takes.set()
+    await until(whole)
+    assert (await shown()).split() == [*map(str, range(100_000))]
+    terminals.detach_all()
+
+
+def payload_of(message: Message) -> bytes:
+    """The text of a message, after the head of its frame."""
+    frame = message.frame("envelope")
+    return frame[{126: 4, 127: 10}.get(frame[1], 2) :]
 
 
 async def test_what_cannot_be_run_leaves_nothing() -> None:
