@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_UPLOADS = 4
+_UPLOADS = 8
 """Files that may be on their way for each that may be transcribed: slow senders keep nobody from it."""
+_UPLOADS_EACH = 4
+"""Of one profile's."""
 _RETRY_SECONDS = 5
 _MODEL = re.compile(r"[!-~]{1,100}")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}")
@@ -48,25 +51,31 @@ _LANGUAGE = re.compile(r"[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8}){0,3}")
 
 
 class Places:
-    """So many at a time."""
+    """So many at a time, and so many of one profile's (``each``)."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, each: int) -> None:
         self._free = most
+        self._each = each
+        self._taken: Counter[str] = Counter()
 
-    def check(self) -> None:
+    def check(self, user_id: str) -> None:
         """Raises `ServiceUnavailable` where all are taken."""
-        if not self._free:
+        if not self._free or self._taken[user_id] >= self._each:
             raise ServiceUnavailable("Too many transcriptions at a time; try again", retry_after=_RETRY_SECONDS)
 
     @contextmanager
-    def take(self) -> Iterator[None]:
+    def take(self, user_id: str) -> Iterator[None]:
         """Takes one while the context lasts. Raises as `check` does."""
-        self.check()
+        self.check(user_id)
         self._free -= 1
+        self._taken[user_id] += 1
         try:
             yield
         finally:
             self._free += 1
+            self._taken[user_id] -= 1
+            if not self._taken[user_id]:
+                del self._taken[user_id]
 
 
 class Transcriber:
@@ -76,8 +85,9 @@ class Transcriber:
         self._config = config.transcription
         self._workers = Workers(self._config.max_concurrent)
         self.engine = make(self._config, self._workers)
-        self.places = Places(self._config.max_concurrent)
-        self.uploads = Places(self._config.max_concurrent * _UPLOADS)
+        most = self._config.max_concurrent
+        self.places = Places(most, most)
+        self.uploads = Places(most * _UPLOADS, most * _UPLOADS_EACH)
 
     async def close(self) -> None:
         if self.engine is not None:
@@ -139,19 +149,20 @@ async def transcribe(request: ApiRequest) -> Answer:
     A client that goes away meanwhile has it charged all the same, and gets it when it asks again with the same
     ``Idempotency-Key``.
     """
+    caller: Licensee = request.caller
     transcriber = request.app[TRANSCRIBER]
     engine = transcriber.engine
     if engine is None:
         raise ApiError("Transcription is not configured", status=503)
-    transcriber.places.check()
+    transcriber.places.check(caller.user_id)
     if not request.raw.can_read_body:
         raise BadRequest(INVALID)
-    with transcriber.uploads.take():
+    with transcriber.uploads.take(caller.user_id):
         async with received(request.raw, ("model", "language")) as upload:
             fields = _fields(upload, engine)
 
             async def act(once: Once) -> Answer:
-                with transcriber.places.take():
+                with transcriber.places.take(caller.user_id):
                     return await _transcribe(request, engine, upload.file, fields, once)
 
             return await once(request, encode([upload.sha256, *fields]), act)

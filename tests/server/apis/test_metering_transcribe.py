@@ -141,6 +141,8 @@ async def test_slow_senders_keep_others_from_nothing(
     await until(stored)
     answer = await speaker.send(tone(1))
     assert (answer.status, answer.headers["Retry-After"]) == (503, "5"), "what waits to be sent is bounded too"
+    _, key = await speaker.shop.license("bob@example.com")
+    assert (await Speaker(speaker.shop, key, "").send(tone(1))).status == 200, "and so is how much of it is one's"
     done.set()
     refused = [(answer.status, answer.json) for answer in await asyncio.gather(*sending)]
     assert (400, INVALID) in refused
