@@ -324,6 +324,24 @@ async def test_an_update_that_is_overtaken(shop: Shop, stripe: StandIn) -> None:
 
 
 @on_memory
+async def test_a_subscription_that_is_switched_back_and_forth(shop: Shop, stripe: StandIn) -> None:
+    """What is spent this month stays so, until a subscription is bought anew."""
+    owner, key = await shop.license()
+    started = await stripe.pay(await page(shop, key, PRO))
+    subscription = started["data"]["object"]["subscription"]
+    await tell(shop, started)
+    left = []
+    for tokens, tier in ((1_000_000, "enterprise"), (9_000_000, "pro"), (0, "enterprise"), (0, "pro")):
+        if tokens:
+            await shop.ledger.consume(owner.user_id, tokens, "", lambda _: ())
+        await tell(shop, await stripe.switch(subscription, tier))
+        left.append(await state(shop, key))
+    assert left == [("enterprise", 9_000_000), ("pro", 0), ("enterprise", 0), ("pro", 0)]
+    await tell(shop, await stripe.pay(await page(shop, key, {"type": "subscription", "tier": "enterprise"})))
+    assert await state(shop, key) == ("enterprise", 10_000_000)
+
+
+@on_memory
 async def test_events_without_our_metadata_are_told_by_subscription_or_customer(shop: Shop, stripe: StandIn) -> None:
     _, key = await shop.license()
     started = await stripe.pay(await page(shop, key, PRO))
