@@ -11,7 +11,7 @@ from shutil import rmtree
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from homeport.server.apis.sessions import syncing, ticket_files
@@ -153,6 +153,14 @@ async def test_two_files_with_one_external_id(board: Board) -> None:
         pytest.param("# größe".encode("utf-16"), "CSM-1-name", id="UTF-16"),
         pytest.param(b"\x00\xff" * 100, "CSM-1-name", id="no text"),
         pytest.param("# " + "x" * 5000, "x" * 300, id="a long one"),
+        pytest.param("---\n# a comment\nowner: me\n---\n\n# After\n", "After", id="front matter"),
+        pytest.param("---\n---\n# After\n", "After", id="empty front matter"),
+        pytest.param("---\n# After a line\n", "After a line", id="a line across"),
+        pytest.param("```sh\n# a comment\n```\n# After\n", "After", id="code"),
+        pytest.param("~~~~\n# one\n~~~\n```\n# two\n  ~~~~~  \n# After\n", "After", id="a fence within code"),
+        pytest.param("```\r\n# a comment\r\n", "CSM-1-name", id="code to the end"),
+        pytest.param("```code``` in a line\n# After\n", "After", id="code in a line"),
+        pytest.param("``` a\n" * 9000 + "``` \n# After", "After", id="many fences"),
         pytest.param("\n" * 70_000 + "# Far", "CSM-1-name", id="one that is far down"),
     ],
 )
@@ -430,8 +438,13 @@ async def test_a_disk_that_refuses(
 _TITLE = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=60)
 
 
-@given(text=st.binary(max_size=200) | st.text(max_size=200).map(str.encode), title=_TITLE)
-@settings(max_examples=60)
+_MARKDOWN = st.lists(st.sampled_from(["---", "```", "~~~", "# a", "#", "b", "\n", "\r\n", "\ufeff", " "])).map("".join)
+
+
+@given(text=st.binary(max_size=200) | (st.text(max_size=200) | _MARKDOWN).map(str.encode), title=_TITLE)
+@settings(max_examples=200)
+@example(text=b"---\n# a comment\n---", title="T")
+@example(text=b"---\n---\n```\n# a comment\n", title="T")
 def test_a_title_that_was_written_is_read(text: bytes, title: str) -> None:
     title = title.strip()
     if title:
