@@ -46,7 +46,7 @@ _SHOWN = ("type", "message", "read", "session_id", "ticket_id", "created_at")
 _UNREAD = Filter("read", "==", False)
 
 
-async def notify(
+def compose(
     app: web.Application,
     kind: Kind,
     message: str,
@@ -55,8 +55,9 @@ async def notify(
     session_id: str | None = None,
     ticket_id: str | None = None,
 ) -> dict[str, Any]:
-    """Keeps a notification, then tells everybody; the document, with its ``id``. Texts become plain and are cut."""
-    document: dict[str, Any] = {
+    """A notification, with its ``id``, that is neither kept nor told yet. Texts become plain and are cut."""
+    return {
+        "id": str(uuid7()),
         "type": kind,
         "title": _plain(title, _MAX_TITLE),
         "message": _plain(message, _MAX_MESSAGE),
@@ -65,16 +66,34 @@ async def notify(
         "ticket_id": ticket_id,
         "created_at": format_time(app[CLOCK].now()),
     }
-    id = str(uuid7())
-    await app[STORAGE].commit([Put(NOTIFICATIONS, id, document)])
-    notification = {"id": id, **document}
+
+
+def put(notification: Mapping[str, Any]) -> Put:
+    """What keeps a notification, for a commit that does more."""
+    return Put(NOTIFICATIONS, notification["id"], {name: notification[name] for name in notification if name != "id"})
+
+
+def announce(app: web.Application, notification: Mapping[str, Any]) -> None:
+    """Tells everybody of a notification that is kept."""
     app[EVENTS].notification(notification)
-    about = {"notificationId": id, "type": kind, "sessionId": session_id, "ticketId": ticket_id}
+    about = {
+        "notificationId": notification["id"],
+        "type": notification["type"],
+        "sessionId": notification["session_id"],
+        "ticketId": notification["ticket_id"],
+    }
     app[PUSHER].send(
         notification["title"],
         notification["message"],
         {name: value for name, value in about.items() if value is not None},
     )
+
+
+async def notify(app: web.Application, kind: Kind, message: str, *, title: str, **about: str | None) -> dict[str, Any]:
+    """Keeps a notification, then tells everybody; it is returned. See `compose`."""
+    notification = compose(app, kind, message, title=title, **about)
+    await app[STORAGE].commit([put(notification)])
+    announce(app, notification)
     return notification
 
 

@@ -19,16 +19,15 @@ from typing import Any
 from aiohttp import web
 from uuid_utils import uuid7
 
-from ....storage import ABSENT, Check, Conflict, Delete, Filter, Put, Record, StorageUnavailable, retry
+from ....storage import ABSENT, Check, Conflict, Delete, Filter, Put, Query, Record, StorageUnavailable, Write, retry
 from ....storage.times import format_time
 from ...errors import ApiError, BadRequest, NotFound, ServiceUnavailable
 from ...keys import CLOCK, CONFIG, STORAGE
-from . import states
-from .documents import PROJECTS, project_lock
+from . import notifications, states
+from .documents import PROJECTS, TRANSITIONS, project_lock
 from .events import EVENTS
 from .following import Follower, Readers, load, make_folder, remove_folder
 from .launch import LAUNCH, exit_status, withdraw
-from .notifications import notify
 from .output import Output
 from .records import ACTIVE, SESSIONS, active
 from .tmux import Pane, Tmux, TmuxMovedOn, TmuxRefused, TmuxSession, TmuxUnavailable
@@ -38,6 +37,8 @@ log = logging.getLogger(__name__)
 MAX_ACTIVE = 200
 MAX_PROMPT_BYTES = 128 * 1024 - 1
 """What Linux takes as one argument of a program (execve(2), MAX_ARG_STRLEN), less the zero at its end."""
+_COMPLETED = "session_completed"
+"""Why a ticket went to review whose session ended with status 0."""
 MAX_LINE_BYTES = 4095
 """What Linux takes of a line that is typed (termios(3), "Canonical mode"): it drops the rest and says nothing."""
 _LINE_ENDS = re.compile("[\r\n]")
@@ -425,18 +426,12 @@ class Runner:
                 return False
             stopped = stopped or bool(session.get("stopping"))
             status = "completed" if stopped or status_code == 0 else "error"
-            moved = status == "completed" and not stopped and await self._to_review(session["ticket_id"])
+            told = await self._what_to_tell(session, status, status_code, stopped)
             ended = {"status": status, "ended_at": self._now(), "busy_ticket": None}
-            await self._change(id, ended)
+            await self._change(id, ended, *map(notifications.put, told))
         self._tell_status(id, session["status"], status, None)
-        about = {"session_id": id, "ticket_id": session["ticket_id"]}
-        if moved:
-            await notify(
-                self._app, "review_ready", "A session has completed its ticket", title="Ready for review", **about
-            )
-        if status == "error":
-            why = "was ended from outside" if status_code is None else f"ended with status {status_code}"
-            await notify(self._app, "error", f"A session {why}", title="Session failed", **about)
+        for notification in told:
+            notifications.announce(self._app, notification)
         if live := self._live.get(id):
             live.ended.set()
             if live.all_read:
@@ -445,13 +440,30 @@ class Runner:
                 asyncio.get_running_loop().call_later(_LINGER_SECONDS, self._release, id)
         return True
 
-    async def _to_review(self, ticket_id: str | None) -> bool:
-        if ticket_id is None:
-            return False
+    async def _what_to_tell(
+        self, session: dict[str, Any], status: str, status_code: int | None, stopped: bool
+    ) -> list[dict[str, Any]]:
+        """The notifications of an end, which takes the ticket to review where the work is done."""
+        about = {"session_id": session["id"], "ticket_id": session["ticket_id"]}
+        if status == "error":
+            why = "was ended from outside" if status_code is None else f"ended with status {status_code}"
+            return [notifications.compose(self._app, "error", f"A session {why}", title="Session failed", **about)]
+        if stopped or session["ticket_id"] is None or not await self._to_review(session["ticket_id"]):
+            return []
+        message = "A session has completed its ticket"
+        return [notifications.compose(self._app, "review_ready", message, title="Ready for review", **about)]
+
+    async def _to_review(self, ticket_id: str) -> bool:
+        """Takes a ticket that is in progress to review; whether that, or the same before the server was killed, took it
+        there."""
         try:
-            await states.move(self._app, ticket_id, "review", trigger="auto", reason="session_completed")
-        except (BadRequest, NotFound):
-            return False  # it is not in progress any more
+            await states.move(self._app, ticket_id, "review", trigger="auto", reason=_COMPLETED)
+        except NotFound:
+            return False
+        except BadRequest:
+            history = Query(TRANSITIONS, (Filter("ticket_id", "==", ticket_id),), sort=("-id",), limit=1)
+            newest = (await self._app[STORAGE].find(history)).records
+            return bool(newest) and newest[0].decode()["reason"] == _COMPLETED
         return True
 
     def _tell_status(self, id: str, before: str, after: str, reason: str | None) -> None:
@@ -485,13 +497,13 @@ class Runner:
             raise NotFound("Session not found")
         return record
 
-    async def _change(self, session_id: str, changes: dict[str, Any]) -> dict[str, Any]:
+    async def _change(self, session_id: str, changes: dict[str, Any], *also: Write) -> dict[str, Any]:
         storage = self._app[STORAGE]
 
         async def attempt() -> dict[str, Any]:
             record = await self._find(session_id)
             document = record.decode() | changes | {"updated_at": self._now()}
-            await storage.commit([Put(SESSIONS, session_id, document, record.version)])
+            await storage.commit([Put(SESSIONS, session_id, document, record.version), *also])
             return {"id": session_id, **document}
 
         return await retry(storage, [f"{SESSIONS.name}/{session_id}"], attempt)

@@ -16,7 +16,8 @@ import pytest
 from uuid_utils import uuid7
 
 from homeport.server.apis.sessions.records import SESSIONS
-from homeport.storage import ABSENT, Put
+from homeport.server.apis.sessions.runner import Runner
+from homeport.storage import ABSENT, Put, Write
 
 from .conftest import NOW, Launch, Process, on_memory
 from .sessions_kit import Desk, Room, settings_of, until
@@ -153,6 +154,35 @@ async def test_sessions_that_tmux_does_not_have(desk: Desk) -> None:
     lost = await desk.session(id)
     assert (lost["status"], lost["ended_at"]) == ("error", NOW.replace("Z", ".000Z"))
     assert (await desk.session(session["id"]))["status"] == "running"
+
+
+@on_memory
+async def test_a_server_that_is_killed_between_ticket_and_session(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ticket is in review, and the session not known to have ended: whoever finds it tells of it, once."""
+    tickets = desk.repo / "docs" / "jira-tickets"
+    tickets.mkdir(parents=True)
+    (tickets / TICKET).write_text("# First\n")
+    project = await desk.project()
+    [ticket] = await desk.call("GET", f"/projects/{project['id']}/tickets")
+    id = (await desk.call("POST", f"/tickets/{ticket['id']}/start"))["session"]["id"]
+    await desk.printed(id, "[")
+    change, killed = Runner._change, asyncio.Event()
+
+    async def die(self: Runner, session_id: str, changes: dict[str, Any], *also: Write) -> dict[str, Any]:
+        if "ended_at" in changes and not killed.is_set():
+            killed.set()
+            raise asyncio.CancelledError
+        return await change(self, session_id, changes, *also)
+
+    monkeypatch.setattr(Runner, "_change", die)
+    await desk.type(id, "exit 0")
+    await asyncio.wait_for(killed.wait(), 30)
+    assert (await desk.call("GET", f"/tickets/{ticket['id']}"))["state"] == "review"
+    assert (await desk.session(id))["status"] == "running"
+    await desk.restart()
+    assert (await desk.session(id))["status"] == "completed"
+    told = (await desk.call("GET", "/notifications"))["data"]
+    assert [one["type"] for one in told] == ["review_ready"]
 
 
 # All of it
