@@ -191,7 +191,7 @@ def _with_licenses(
 ) -> T:
     config = configuration(config_file, storage__url=storage_url)
 
-    from ..apis.metering.documents import PROFILES, RESERVATIONS, TRANSACTIONS
+    from ..apis.metering.documents import EMAILS, PROFILES, RESERVATIONS, TRANSACTIONS
     from ..apis.metering.ledger import Ledger
     from ..apis.metering.licenses import LICENSES, SECRETS, LicenseError, Licenses
     from ..clock import Clock
@@ -202,6 +202,6 @@ def _with_licenses(
         return await work(Licenses(storage, clock, ledger), ledger)
 
     try:
-        return on_store(config, (PROFILES, TRANSACTIONS, RESERVATIONS, LICENSES, SECRETS), on)
+        return on_store(config, (PROFILES, EMAILS, TRANSACTIONS, RESERVATIONS, LICENSES, SECRETS), on)
     except LicenseError as error:
         raise Failure(str(error)) from None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from . import checkout, refresh, tokens, transcription, validating, webhooks  # noqa: F401  # declare their operations
 from .api import api
 from .billing import CHECKOUTS, EVENTS, FORGET_OLD_EVENTS, SUBSCRIBERS, selling
-from .documents import PROFILES, RESERVATIONS, TRANSACTIONS
+from .documents import EMAILS, PROFILES, RESERVATIONS, TRANSACTIONS
 from .ledger import bookkeeping
 from .licenses import LICENSES, LICENSING, SECRETS, licensing
 from .oauth import authorizing, exchanging, metadata  # noqa: F401  # declare theirs
@@ -39,7 +39,7 @@ async def _reset(app: web.Application) -> None:
     await begin_anew(app)
 
 
-api.collections += (PROFILES, TRANSACTIONS, RESERVATIONS, LICENSES, SECRETS, GRANTS, USAGE)
+api.collections += (PROFILES, EMAILS, TRANSACTIONS, RESERVATIONS, LICENSES, SECRETS, GRANTS, USAGE)
 api.collections += (EVENTS, CHECKOUTS, SUBSCRIBERS)
 api.jobs.append(KEEP_UP)
 api.jobs.append(FORGET_OLD_EVENTS)

@@ -16,6 +16,7 @@ from ....storage.times import format_time
 from ...errors import ApiError
 from .allowances import Allowance, with_next, without
 from .documents import (
+    EMAILS,
     PROFILES,
     RESERVATIONS,
     TRANSACTIONS,
@@ -81,6 +82,7 @@ class Account:
         )
         account = cls(empty, ABSENT, now)
         account._enter("monthly_refresh", tokens, f"Starting balance: {tier}")
+        account.add([Put(EMAILS, email, {"user_id": user_id}, ABSENT)])
         return account
 
     @property

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
-from ....storage import Collection, Field, Query, starts_with
+from ....storage import Collection, Query, starts_with
 from ....storage.times import format_time
 from .allowances import Allowance
 
 Tier = Literal["free", "pro", "enterprise"]
 TransactionType = Literal["usage", "purchase", "refund", "monthly_refresh"]
 
-PROFILES = Collection("metering_profiles", (Field("email", "text", unique=True),))
+PROFILES = Collection("metering_profiles")
 """By user id. The version is the fence of all that happens to a profile's tokens."""
+EMAILS = Collection("metering_emails")
+"""By email, of which a profile has one: the ``user_id``. An index of profiles would be written with every spending."""
 TRANSACTIONS = Collection("metering_transactions")
 """The ledger. Entries are never changed, and stay as long as their profile: their sum is its balance."""
 RESERVATIONS = Collection("metering_reservations")

@@ -22,7 +22,7 @@ from uuid_utils import uuid7
 from ....storage import ABSENT, Collection, Conflict, Field, Filter, Put, Query, retry, walk
 from ....storage.times import format_time
 from ...keys import CLOCK, STORAGE
-from .documents import PROFILES
+from .documents import EMAILS, PROFILES
 from .ledger import LEDGER
 
 if TYPE_CHECKING:
@@ -152,11 +152,10 @@ class Licenses:
 
     async def _profile(self, email: str, tier: Tier | None) -> tuple[str, Sequence[Write]]:
         """The user id of an email's profile, and what opens that if it is new."""
-        found = (await self._storage.find(_profile_of(email))).records
-        if not found:
+        user_id = await self._user_id(email)
+        if user_id is None:
             user_id = str(uuid7())
             return user_id, self._ledger.opened(user_id, email, tier or "free")
-        user_id = found[0].id
         has = (await self._ledger.profile(user_id)).subscription_tier
         if tier not in (None, has):
             raise LicenseError(f"{email} has the tier {has}, which a subscription alone changes: leave the tier out")
@@ -164,10 +163,14 @@ class Licenses:
 
     async def user_id(self, email: str) -> str:
         """Whose email it is. Raises `LicenseError`."""
-        found = (await self._storage.find(_profile_of(email.lower()))).records
-        if not found:
+        user_id = await self._user_id(email.lower())
+        if user_id is None:
             raise LicenseError(f"{email} has no license; see homeport licenses list")
-        return found[0].id
+        return user_id
+
+    async def _user_id(self, email: str) -> str | None:
+        record = (await self._storage.get(EMAILS, [email])).get(email)
+        return None if record is None else str(record.decode()["user_id"])
 
     async def list(self) -> AsyncIterator[tuple[License, Profile]]:
         """All licenses with their profiles, the oldest first."""
@@ -261,7 +264,3 @@ def checked_device_name(name: str) -> str:
     if not _DEVICE_NAME.fullmatch(name):
         raise ValueError(f"a device name is 1 to {MAX_DEVICE_NAME} characters, none of them a control character")
     return name
-
-
-def _profile_of(email: str) -> Query:
-    return Query(PROFILES, (Filter("email", "==", email),))

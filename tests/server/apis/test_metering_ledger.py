@@ -173,7 +173,7 @@ async def test_nobody_has_no_tokens(book: Book) -> None:
 async def test_an_email_has_one_profile(book: Book) -> None:
     with pytest.raises(Conflict) as raised:
         await book.storage.commit(book.ledger.opened("v", "alice@example.com", "free"))
-    assert (raised.value.reason, raised.value.field) == ("unique", "email")
+    assert (raised.value.collection, raised.value.id) == ("metering_emails", "alice@example.com")
 
 
 # What goes with a change
