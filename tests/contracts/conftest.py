@@ -1,7 +1,18 @@
 """The contracts' tests run against the servers of the APIs' own tests."""
 
 from ..declared import as_declared
-from ..server.apis.conftest import back_end, desk, desk_folder, launch, log, open_desk, serve, server, storage, storage_url
+from ..server.apis.conftest import (
+    back_end,
+    desk,
+    desk_folder,
+    launch,
+    log,
+    open_desk,
+    serve,
+    server,
+    storage,
+    storage_url,
+)
 
 __all__ = [
     "as_declared",
