@@ -384,6 +384,27 @@ async def test_a_title_is_written_into_the_file(board: Board) -> None:
 
 
 @on_memory
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"x" + 'é日🙂"\\\n'.encode() * 30_000, id="characters that are escaped, and of several bytes"),
+        pytest.param(b"x" * 2**17, id="whole pieces"),
+        pytest.param(b"x" * (2**16 - 1) + b"\xc3", id="half a character at the end"),
+        pytest.param(b"\xff\0" * 2**17, id="no text"),
+    ],
+)
+async def test_what_is_in_a_file_is_answered_whole(board: Board, data: bytes) -> None:
+    board.put("CSM-1.md", data)
+    ticket = await board.ticket()
+    text = data.decode(errors="replace")
+    shown = {"ticket_id": ticket["id"], "file_path": ticket["file_path"], "content": text}
+    assert await board.content(ticket["id"]) == shown
+    details = await board.desk.call("GET", f"/tickets/{ticket['id']}")
+    assert details == {**ticket, "project_id": board.id, "content": text}
+
+
+@on_memory
 async def test_a_huge_file(board: Board) -> None:
     file = board.put("CSM-1.md", b"# Huge\n" + "é".encode() * 2**20)
     size = file.stat().st_size
