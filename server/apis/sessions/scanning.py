@@ -29,9 +29,9 @@ class Found(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """What a folder holds. ``files``: in order of path. ``folders``: the real paths of all that were read. ``unread``:
-    folders, below the tickets folder, that could not be. ``errors``: how much could not be read or is no file, links
-    among it."""
+    """What a folder holds. ``files``: in order of path. ``folders``: the real paths of all that were read or, where
+    there is no tickets folder, of the one in which it, or what is to hold it, would be. ``unread``: folders, below the
+    tickets folder, that could not be. ``errors``: how much could not be read or is no file, links among it."""
 
     files: tuple[Found, ...]
     folders: tuple[str, ...]
@@ -55,13 +55,15 @@ def external_id(name: str) -> tuple[str, str] | None:
 def scan(folder: Folder) -> Scan:
     """Reads a tickets folder and all below it, without what is hidden. There may be none. Raises `Missing` where the
     repository is not there or the folder is outside of it, and OSError where either cannot be read."""
-    scanner = _Scanner(contained(folder.repo, folder.tickets) or "")
+    root = contained(folder.repo, folder.tickets) or ""
+    scanner = _Scanner(root)
     try:
         with opened(folder) as at:
             scanner.read(at, PurePosixPath())
     except (FileNotFoundError, NotADirectoryError):
         if not os.path.isdir(folder.repo):  # noqa: PTH112  # a str
             raise Missing from None
+        scanner.folders.append(next(str(path) for path in PurePosixPath(root).parents if os.path.isdir(path)))  # noqa: PTH112
     return Scan(tuple(sorted(scanner.files)), tuple(scanner.folders), tuple(scanner.unread), scanner.errors)
 
 

@@ -2,9 +2,13 @@
 
 import asyncio
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import pytest
+
+from homeport.server.apis.sessions.documents import TICKETS
+from homeport.storage import Query
 
 from .conftest import Served, on_memory
 from .sessions_kit import Desk, until
@@ -260,6 +264,23 @@ async def test_tickets_follow_to_another_folder(desk: Desk) -> None:
     await desk.call("PATCH", f"/projects/{made['id']}", json={"ticketsPath": "tickets"})
     (moved,) = await desk.call("GET", f"/projects/{made['id']}/tickets")
     assert (moved["id"], moved["file_path"]) == (ticket["id"], "tickets/CSM-001-first.md")
+
+
+@on_memory
+async def test_a_folder_is_read_when_it_comes_to_be(desk: Desk) -> None:
+    made = await desk.project()
+    assert await desk.call("GET", f"/projects/{made['id']}/tickets") == []
+    looked = 0
+
+    async def noticed() -> bool:
+        nonlocal looked
+        looked += 1
+        if looked % 50 == 0:  # it may not have been watched yet
+            rmtree(desk.repo / "docs", ignore_errors=True)
+            put(desk.repo)
+        return await desk.server.storage.count(Query(TICKETS)) == 1
+
+    await until(noticed)
 
 
 @on_memory
