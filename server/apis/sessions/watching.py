@@ -28,6 +28,9 @@ _MAX_FOLDERS = 1024
 _STEP = 50
 """Milliseconds without a further change after which a folder is read; an editor may write in several steps."""
 
+_PAUSE = 60
+"""Seconds until it is tried again, where the store is away or the system refuses."""
+
 
 @asynccontextmanager
 async def watching(app: web.Application) -> AsyncIterator[None]:
@@ -46,13 +49,15 @@ async def watching(app: web.Application) -> AsyncIterator[None]:
 
 
 async def _follow(app: web.Application, thread: ThreadPoolExecutor) -> None:
-    try:
-        for found in await all_projects(app):
-            await _read(app, found["id"])
-        while True:
-            await _watch(app, thread)
-    except Exception:
-        log.exception("tickets folders are not watched any longer; they are read when their tickets are listed")
+    while True:
+        try:
+            for found in await all_projects(app):
+                await _read(app, found["id"])
+            while True:
+                await _watch(app, thread)
+        except Exception:
+            log.exception("tickets folders are not watched for %d s, but read when their tickets are listed", _PAUSE)
+        await asyncio.sleep(_PAUSE)
 
 
 async def _watch(app: web.Application, thread: ThreadPoolExecutor) -> None:

@@ -1,6 +1,7 @@
 """Projects: what may be registered, and what is refused; folders and projects that hold them."""
 
 import asyncio
+from importlib import import_module
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -281,6 +282,25 @@ async def test_a_folder_is_read_when_it_comes_to_be(desk: Desk) -> None:
         return await desk.server.storage.count(Query(TICKETS)) == 1
 
     await until(noticed)
+
+
+@on_memory
+async def test_watching_goes_on_where_it_failed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system watches so many folders and no more."""
+
+    watching = import_module("homeport.server.apis.sessions.watching")
+    answers = [OSError(28, "OS file watch limit reached")]
+    changes = watching._changes
+
+    def once_refused(*arguments: Any) -> Any:
+        if answers:
+            raise answers.pop()
+        return changes(*arguments)
+
+    monkeypatch.setattr(watching, "_PAUSE", 0.01)
+    monkeypatch.setattr(watching, "_changes", once_refused)
+    await test_a_folder_is_read_when_it_changes(desk)
+    assert not answers
 
 
 @on_memory
