@@ -21,7 +21,8 @@ SEGMENT_BYTES = 4 << 20
 WAKE = "wake"
 _READ_BYTES = 64 * 1024
 _GATHER_SECONDS = 0.01
-"""Between two reads: programs that print much are read in larger pieces."""
+"""Between two reads: programs that print much are read in larger pieces. Not where there is more than a piece: tmux
+keeps all that was not yet read in memory, without a bound."""
 
 
 def segments(folder: str) -> list[int]:
@@ -94,7 +95,8 @@ def main(folder: str) -> None:
     while data := os.read(0, _READ_BYTES):
         writer.write(data)
         writer.wake()
-        time.sleep(_GATHER_SECONDS)
+        if len(data) < _READ_BYTES:
+            time.sleep(_GATHER_SECONDS)
     writer.wake()
 
 

@@ -1,6 +1,7 @@
 """What sessions print: as plain text, kept in files of bounded size, and as it comes."""
 
 import asyncio
+import fcntl
 import os
 import re
 import subprocess
@@ -143,11 +144,24 @@ capture.main(sys.argv[1])
 """
 
 
-def keep(folder: Path, change: str = "") -> subprocess.Popen[bytes]:
+def keep(folder: Path, change: str = "", stdin: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
     """Begins to keep what is written to its standard input, after a change to the program."""
     make_folder(folder)
     command = (sys.executable, "-I", "-S", "-c", KEEP.format(change), str(folder), str(Path(capture.__file__).parent))
-    return subprocess.Popen(command, stdin=subprocess.PIPE)
+    return subprocess.Popen(command, stdin=stdin)
+
+
+def test_what_waits_is_read_at_once(tmp_path: Path) -> None:
+    """tmux would keep it in memory, all of it."""
+    reading, writing = os.pipe()
+    size = fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1 << 20)
+    os.write(writing, b"x" * size)
+    os.close(writing)
+    process = keep(tmp_path / "session", "capture._GATHER_SECONDS = 3600", stdin=reading)
+    os.close(reading)
+    assert process.wait(30) == 0
+    (start,) = capture.segments(str(tmp_path / "session"))
+    assert (start, Path(capture.segment_path(str(tmp_path / "session"), start)).stat().st_size) == (0, size)
 
 
 async def test_files_are_bounded_and_nothing_is_lost_to_who_keeps_up(tmp_path: Path) -> None:
