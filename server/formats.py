@@ -9,7 +9,6 @@ import ipaddress
 import re
 import shlex
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
@@ -26,9 +25,6 @@ _FACTORY = re.compile(r"(?!(?:memory|postgres|postgresql):)[^\W\d]\w*(\.[^\W\d]\
 _COLLECTION = re.compile(r"[a-z][a-z0-9_-]{0,49}")
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _URI = re.compile(r"[A-Za-z0-9:/?._~!$&'()*+,;=%@\[\]-]+")  # RFC 3986, without a fragment
-_UNITS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "month": 30 * 86_400, "year": 360 * 86_400}
-_NUMBER = "([1-9][0-9]{0,14})"
-_RATE = re.compile(rf"\s*{_NUMBER}\s*(?:/|per\b)\s*{_NUMBER}?\s*({'|'.join(_UNITS)})s?\s*", re.IGNORECASE)
 
 
 class Address(NamedTuple):
@@ -69,16 +65,6 @@ def format_address(address: Address) -> str:
     if address.port is None:
         return f"unix:{address.host}"
     return f"[{address.host}]:{address.port}" if ":" in address.host else f"{address.host}:{address.port}"
-
-
-@lru_cache(maxsize=256)  # an application has a hundred operations with a handful of rates
-def parse_rate(text: str) -> tuple[int, int]:
-    """How many requests in how many seconds: ``600/hour`` or ``5 per 2 minutes``; raises ValueError."""
-    match = _RATE.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is no rate limit")
-    amount, periods, unit = match.groups()
-    return int(amount), int(periods or 1) * _UNITS[unit.lower()]
 
 
 def is_loopback_host(host: str) -> bool:
@@ -209,6 +195,16 @@ def _is_storage_url(text: str) -> bool:
     return text in ("", "memory:") or bool(_FACTORY.fullmatch(text))
 
 
+def _is_rate_limit(text: str) -> bool:
+    from limits import parse_many  # slow to import, and the defaults need no check
+
+    try:
+        limits = parse_many(text)
+    except ValueError:
+        return False
+    return len(limits) == 1 and limits[0].amount > 0
+
+
 FORMATS = {
     "base-path": Format(_is_base_path, "a path", "/homeport"),
     "bind-host": Format(_is_host_name, "an address or host name without a port", "127.0.0.1"),
@@ -223,7 +219,7 @@ FORMATS = {
     "origin": Format(_is_origin, "an origin, without a path", "https://app.example.com"),
     "path": Format(_is_path, "a path without control characters", "data/homeport.db"),
     "public-url": Format(_is_public_url, "an http or https URL", "https://sync.example.com"),
-    "rate-limit": Format(_accepts(parse_rate), "a rate limit", "600/hour"),
+    "rate-limit": Format(_is_rate_limit, "a rate limit", "600/hour"),
     "redirect-uri": Format(
         _is_redirect_uri, "https, http on loopback, or a scheme with a dot,", "http://127.0.0.1/callback"
     ),

@@ -1,4 +1,8 @@
-"""Rate limits: fixed windows from a key's first request (contracts/README.md, "Rate limits")."""
+"""Rate limits: fixed windows from a key's first request (contracts/README.md, "Rate limits").
+
+The `limits` library reads the rates and decides, on a storage of ours: its own in memory starts threads, grows with
+every key, and knows no clock but the system's.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,15 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from limits import RateLimitItem, parse
+from limits.storage import Storage
+from limits.strategies import FixedWindowRateLimiter
 
 from ..storage.times import SECOND
 from .errors import RateLimited
-from .formats import parse_rate
 
 if TYPE_CHECKING:
     from .clock import Clock
@@ -58,87 +66,119 @@ DEFAULT_LIMIT = per_address("default", lambda config: config.server.default_rate
 
 
 class Rate(NamedTuple):
-    """A limit with the configuration's figures: how many requests in a window of so many seconds."""
+    """A limit with the configuration's figures."""
 
     name: str
-    amount: int
-    seconds: int
+    item: RateLimitItem
 
     @classmethod
     def of(cls, name: str, text: str) -> Rate:
         """From a text such as ``600/hour`` or ``5 per 2 minutes``. Raises ValueError."""
-        return cls(name, *parse_rate(text))
+        return cls(name, _parse(text))
+
+
+_parse = lru_cache(maxsize=256)(parse)
+"""An application has a hundred operations with a handful of rates."""
 
 
 class Limiter:
-    """Counts requests on a clock, of at most ``size`` keys at once.
-
-    Where there is no room for a new key, a few of the oldest are looked at and the one with the fewest requests goes: a
-    flood of new keys evicts itself, not a key that is near its limit.
-    """
+    """Counts requests on a clock, of at most ``size`` keys at once."""
 
     def __init__(self, clock: Clock, size: int = MAX_WINDOWS) -> None:
         self.refused: Counter[str] = Counter()
         """How many requests were above each limit, by its name."""
         self._clock = clock
-        self._size = size
-        # By the limit's name and the key: count, begin and end in microseconds.
-        self._windows: OrderedDict[tuple[str, str], list[int]] = OrderedDict()
+        self._windows = _Windows(clock, size)
+        self._strategy = FixedWindowRateLimiter(self._windows)
 
     def __len__(self) -> int:
         return len(self._windows)
 
     def hit(self, rate: Rate, key: str) -> None:
         """Counts a request; raises `RateLimited` for one above the limit."""
-        if self._count(rate, key) > rate.amount:
+        if not self._strategy.hit(rate.item, rate.name, key):
             raise self._limited(rate, key)
 
     def headers(self, rate: Rate, key: str) -> dict[str, str]:
         """``X-RateLimit-*``: how a key stands, the end of its window in Unix seconds."""
-        count, end = self._state(rate, key)
+        end, remaining = self._strategy.get_window_stats(rate.item, rate.name, key)
         return {
-            "X-RateLimit-Limit": str(rate.amount),
-            "X-RateLimit-Remaining": str(max(0, rate.amount - count)),
-            "X-RateLimit-Reset": str(math.ceil(end / SECOND)),
+            "X-RateLimit-Limit": str(rate.item.amount),
+            "X-RateLimit-Remaining": str(remaining),
+            "X-RateLimit-Reset": str(math.ceil(end)),
         }
 
     def guessed(self, address: str) -> None:
         """Counts a failed authentication."""
-        self._count(_GUESSES, address)
+        self._strategy.hit(_GUESSES.item, _GUESSES.name, address)
 
     def may_guess(self, address: str) -> None:
         """Raises `RateLimited` where an address failed to authenticate too often."""
-        count, _ = self._state(_GUESSES, address)
-        if count >= _GUESSES.amount:
+        if not self._strategy.test(_GUESSES.item, _GUESSES.name, address):
             raise self._limited(_GUESSES, address)
 
     def reset(self) -> None:
         """Forgets all that was counted."""
         self.refused.clear()
-        self._windows.clear()
+        self._windows.reset()
 
     def _limited(self, rate: Rate, key: str) -> RateLimited:
         self.refused[rate.name] += 1
-        _, end = self._state(rate, key)
-        return RateLimited(math.ceil((end - self._clock.now()) / SECOND))
+        end, _ = self._strategy.get_window_stats(rate.item, rate.name, key)
+        # Of two doubles so large the difference is right to the microsecond, not beyond.
+        return RateLimited(math.ceil(round(end - self._clock.now() / SECOND, 6)))
 
-    def _count(self, rate: Rate, key: str) -> int:
-        """How many requests there were in the window, with this one."""
+
+class _Windows(Storage):
+    """How often each key was counted in its window, which begins with its first request.
+
+    Where there is no room for a new key, a few of the oldest are looked at and the one with the fewest requests goes: a
+    flood of new keys evicts itself, not a key that is near its limit.
+    """
+
+    STORAGE_SCHEME = None
+    base_exceptions = ()
+
+    def __init__(self, clock: Clock, size: int) -> None:
+        super().__init__()
+        self._clock = clock
+        self._size = size
+        self._windows: OrderedDict[str, list[int]] = OrderedDict()  # count, begin and end in microseconds
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         now = self._clock.now()
-        window = self._windows.get((rate.name, key))
+        window = self._windows.get(key)
         if window is None:
             self._make_room(now)
-            window = self._windows[rate.name, key] = [0, now, now + rate.seconds * SECOND]
-        elif not _is_open(window, now):
-            window[:] = 0, now, now + rate.seconds * SECOND
-        window[0] += 1
+            self._windows[key] = [amount, now, now + expiry * SECOND]
+            return amount
+        if not _is_open(window, now):
+            window[:] = 0, now, now + expiry * SECOND
+        window[0] += amount
         return window[0]
 
-    def _state(self, rate: Rate, key: str) -> tuple[int, int]:
-        """How many requests there were in the window, and its end; of one that is not open, none and now."""
+    def get(self, key: str) -> int:
+        window = self._windows.get(key)
+        return window[0] if window and _is_open(window, self._clock.now()) else 0
+
+    def get_expiry(self, key: str) -> float:
         now = self._clock.now()
-        window = self._windows.get((rate.name, key))
-        return (window[0], window[2]) if window and _is_open(window, now) else (0, now)
+        window = self._windows.get(key)
+        return (window[2] if window and _is_open(window, now) else now) / SECOND
+
+    def check(self) -> bool:
+        return True
+
+    def reset(self) -> int:
+        count = len(self._windows)
+        self._windows.clear()
+        return count
+
+    def clear(self, key: str) -> None:
+        self._windows.pop(key, None)
 
     def _make_room(self, now: int) -> None:
         """Forgets what has expired among the oldest and, if that was not enough, the one with the fewest requests."""
