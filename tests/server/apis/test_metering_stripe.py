@@ -69,8 +69,10 @@ async def page(shop: Shop, key: str, body: Any = TOKENS) -> str:
 
 async def state(shop: Shop, key: str) -> tuple[str, int]:
     """The tier and the balance, of which the ledger is the sum."""
-    balance = (await shop.balance(key)).json
-    entries = (await shop.get("/api/tokens/transactions?limit=100", key)).json["transactions"]
+    balance: dict[str, Any] = {}
+    while (now := (await shop.balance(key)).json) != balance:  # an event may come between two answers
+        balance = now
+        entries = (await shop.get("/api/tokens/transactions?limit=100", key)).json["transactions"]
     assert sum(entry["tokens_amount"] for entry in entries) == balance["tokens_balance"]
     return balance["subscription_tier"], balance["tokens_balance"]
 
