@@ -298,28 +298,13 @@ class Runner:
         await self._conclude(session_id, None, stopped=True)
         return await self.get(session_id)
 
-    async def set_status(
-        self,
-        session_id: str,
-        status: str,
-        *,
-        waiting_reason: str | None = None,
-        context_percent: int | None = None,
-    ) -> dict[str, Any]:
-        """Says whether a session is `running` or `paused`, that is, waits for input, and how full its context is; of
-        one that has ended only the latter changes."""
+    async def set_status(self, session_id: str, status: str, *, waiting_reason: str | None = None) -> dict[str, Any]:
+        """Says whether a session is `running` or `paused`, that is, waits for input; one that has ended stays so."""
         before = await self.get(session_id)
-        changes: dict[str, Any] = {}
-        if context_percent is not None:
-            changes["context_percent"] = context_percent
-        if before["status"] in ACTIVE:
-            changes["status"] = status
-        changes = {name: value for name, value in changes.items() if before[name] != value}
-        if not changes:
+        if before["status"] not in ACTIVE or before["status"] == status:
             return before
-        after = await self._change(session_id, changes)
-        if "status" in changes:
-            self._tell_status(session_id, before["status"], status, waiting_reason)
+        after = await self._change(session_id, {"status": status})
+        self._tell_status(session_id, before["status"], status, waiting_reason)
         return after
 
     async def _tell(self, session_id: str, say: Callable[[Pane], Coroutine[Any, Any, None]]) -> None:
