@@ -10,7 +10,7 @@ import click
 
 from ...storage import StorageError, make_storage
 from ..config import ConfigError, load_config
-from ..settings import defaults
+from ..config.settings import defaults
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

@@ -20,8 +20,8 @@ import click
 from ... import __version__
 from ...storage import StorageError
 from ..config import ConfigError
+from ..config.settings import from_text
 from ..formats import Address, format_address
-from ..settings import from_text
 from ..tls import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, Tls, TlsError
 from .findings import credentials, exposure, https
 from .options import (

@@ -19,7 +19,7 @@ import yaml
 
 from homeport.server.cli import cli
 from homeport.server.config import LEGACY_NAMES, Config, load_config
-from homeport.server.settings import settings
+from homeport.server.config.settings import settings
 
 from .dockerfile import instructions
 from .tools import tool

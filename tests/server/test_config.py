@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import homeport
 from homeport.server.config import LEGACY_NAMES, Config, ConfigError, load_config
-from homeport.server.settings import defaults, flatten, is_secret, nest, problems, schema, settings
+from homeport.server.config.settings import defaults, flatten, is_secret, nest, problems, schema, settings
 
 ROOT = Path(homeport.__file__).parent
 VARIABLES = {name: f"HOMEPORT_{name.upper().replace('.', '__')}" for name in settings()}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from .formats import FORMATS
+from ..formats import FORMATS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Schema = dict[str, Any]
 Table = dict[str, Any]
 
-_SCHEMA_FILE = Path(__file__).parent.parent / "schemas" / "config.json"
+_SCHEMA_FILE = Path(__file__).parents[2] / "schemas" / "config.json"
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")  # TOML's
 _CREDENTIALS = re.compile(r"(?<=//)[^/]*@")
 _SHOWN = 60  # characters of a wrong value
