@@ -9,7 +9,7 @@ import pytest
 
 from homeport.server import live
 from homeport.server.apis.sessions.events import EVENTS
-from homeport.server.apis.sessions.notifications import notify
+from homeport.server.apis.sessions.notifications.notifying import notify
 from homeport.storage.times import format_time, parse_time
 
 from ..server.apis.conftest import NOW, Serve, Served, on_memory

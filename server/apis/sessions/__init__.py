@@ -8,24 +8,16 @@ from typing import TYPE_CHECKING
 
 from ...health import TMUX
 from ...keys import CLOCK
-from . import (  # noqa: F401  # declare their operations
-    contents,
-    devices,
-    hooks,
-    notifications,
-    projects,
-    retention,
-    reviews,
-    sessions,
-    tickets,
-    websocket,
-)
 from .api import api
 from .events import EVENTS, Events
-from .push import pushing
-from .runner import RUNNER, Runner
-from .syncing import FOLDERS
-from .watching import watching
+from .folders.syncing import FOLDERS
+from .folders.watching import watching
+from .live import websocket  # noqa: F401  # declares its operations
+from .notifications import devices, notifying  # noqa: F401  # declare theirs
+from .notifications.push import pushing
+from .projects import contents, projects, reviews, tickets  # noqa: F401  # declare theirs
+from .running import hooks, retention, sessions  # noqa: F401  # declare theirs
+from .running.runner import RUNNER, Runner
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from ....storage.times import format_time
-from . import dialects
+from . import messages
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -21,14 +21,14 @@ class Events:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._listeners: set[Callable[[dialects.Message], None]] = set()
+        self._listeners: set[Callable[[messages.Message], None]] = set()
 
     def __len__(self) -> int:
         """How many listen."""
         return len(self._listeners)
 
     @contextmanager
-    def heard_by(self, listener: Callable[[dialects.Message], None]) -> Iterator[None]:
+    def heard_by(self, listener: Callable[[messages.Message], None]) -> Iterator[None]:
         """Tells a listener of all that happens for as long as the context lasts."""
         self._listeners.add(listener)
         try:
@@ -37,19 +37,19 @@ class Events:
             self._listeners.discard(listener)
 
     def status(self, session_id: str, previous: str, new: str) -> None:
-        self._tell(dialects.status(session_id, previous, new, self._now()))
+        self._tell(messages.status(session_id, previous, new, self._now()))
 
     def waiting(self, session_id: str, waiting: bool, reason: str | None) -> None:
-        self._tell(dialects.waiting(session_id, waiting, reason, self._now()))
+        self._tell(messages.waiting(session_id, waiting, reason, self._now()))
 
     def ticket_state(self, ticket_id: str, previous: str, new: str, trigger: str, reason: str) -> None:
-        self._tell(dialects.ticket_state(ticket_id, previous, new, trigger, reason, self._now()))
+        self._tell(messages.ticket_state(ticket_id, previous, new, trigger, reason, self._now()))
 
     def notification(self, document: Mapping[str, object]) -> None:
         """``document``: as it is kept, with its ``id``."""
-        self._tell(dialects.notification(document))
+        self._tell(messages.notification(document))
 
-    def _tell(self, message: dialects.Message) -> None:
+    def _tell(self, message: messages.Message) -> None:
         for listener in tuple(self._listeners):
             listener(message)
 

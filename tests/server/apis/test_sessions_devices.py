@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from homeport.server.apis.sessions import devices
-from homeport.server.apis.sessions.devices import DEVICES
+from homeport.server.apis.sessions.notifications import devices
+from homeport.server.apis.sessions.notifications.devices import DEVICES
 from homeport.storage import Query
 
 from .conftest import Serve, Served, on_memory, report, user_key

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uuid_utils import uuid7
 
-from homeport.server.apis.sessions import hooks, transcripts
-from homeport.server.apis.sessions.documents import PROJECTS, TICKETS
-from homeport.server.apis.sessions.records import SESSIONS
-from homeport.server.apis.sessions.transcripts import MOST_BYTES, NotReadable, last_usage
+from homeport.server.apis.sessions.records.projects import PROJECTS
+from homeport.server.apis.sessions.records.sessions import SESSIONS
+from homeport.server.apis.sessions.records.tickets import TICKETS
+from homeport.server.apis.sessions.running import hooks, transcripts
+from homeport.server.apis.sessions.running.transcripts import MOST_BYTES, NotReadable, last_usage
 from homeport.storage import Put
 
 from .apns import KEY_ID, TEAM_ID, TOPIC, Say, p8, push_service

@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uuid_utils import uuid7
 
-from homeport.server.apis.sessions import capture, output
-from homeport.server.apis.sessions.following import Follower, Readers, Tail, load, make_folder
-from homeport.server.apis.sessions.output import Output
-from homeport.server.apis.sessions.plain_text import PlainText
+from homeport.server.apis.sessions.tmux import capture, output
+from homeport.server.apis.sessions.tmux.following import Follower, Readers, Tail, load, make_folder
+from homeport.server.apis.sessions.tmux.output import Output
+from homeport.server.apis.sessions.tmux.plain_text import PlainText
 from homeport.storage.times import SECOND, parse_time
 
 from .conftest import NOW, on_memory

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from homeport.server.apis.sessions.documents import TICKETS
+from homeport.server.apis.sessions.records.tickets import TICKETS
 from homeport.storage import Query
 
 from .conftest import Served, on_memory
@@ -288,7 +288,7 @@ async def test_a_folder_is_read_when_it_comes_to_be(desk: Desk) -> None:
 async def test_watching_goes_on_where_it_failed(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system watches so many folders and no more."""
 
-    watching = import_module("homeport.server.apis.sessions.watching")
+    watching = import_module("homeport.server.apis.sessions.folders.watching")
     answers = [OSError(28, "OS file watch limit reached")]
     changes = watching._changes
 

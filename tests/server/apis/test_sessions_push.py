@@ -11,9 +11,9 @@ import pytest
 import uvloop
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from homeport.server.apis.sessions import apns
-from homeport.server.apis.sessions.devices import DEVICES
-from homeport.server.apis.sessions.push import ATTEMPTS, MAX_WAITING, Pusher
+from homeport.server.apis.sessions.notifications import apns
+from homeport.server.apis.sessions.notifications.devices import DEVICES
+from homeport.server.apis.sessions.notifications.push import ATTEMPTS, MAX_WAITING, Pusher
 from homeport.server.clock import MovableClock
 from homeport.server.config import ApnsConfig, Secret
 from homeport.storage import Put, Query, Storage, StorageUnavailable

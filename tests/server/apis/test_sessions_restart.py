@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from uuid_utils import uuid7
 
-from homeport.server.apis.sessions.records import SESSIONS
-from homeport.server.apis.sessions.runner import Runner
+from homeport.server.apis.sessions.records.sessions import SESSIONS
+from homeport.server.apis.sessions.running.runner import Runner
 from homeport.storage import ABSENT, Put, Write
 
 from .conftest import NOW, Launch, Process, on_memory

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from homeport.server.apis.sessions import terminal as terminal_module
-from homeport.server.apis.sessions.dialects import Message
-from homeport.server.apis.sessions.terminal import Terminal, Terminals
+from homeport.server.apis.sessions.live import terminal as terminal_module
+from homeport.server.apis.sessions.live.terminal import Terminal, Terminals
+from homeport.server.apis.sessions.messages import Message
 
 from .conftest import on_memory
 from .sessions_kit import OpenDesk, until

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from homeport.server.apis.sessions import syncing, ticket_files
-from homeport.server.apis.sessions.headings import title_in, with_title
-from homeport.server.apis.sessions.ticket_files import Folder, Missing
+from homeport.server.apis.sessions.folders import files, syncing
+from homeport.server.apis.sessions.folders.files import Folder, Missing
+from homeport.server.apis.sessions.folders.headings import title_in, with_title
 
 from .conftest import Served, on_memory
 from .sessions_kit import Desk
@@ -317,9 +317,9 @@ def test_a_link_put_in_between_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "repo/tickets/inner").symlink_to(tmp_path / "out")
     for path in ("inner/CSM-1.md", "../../out/CSM-1.md"):
         with pytest.raises(Missing):
-            ticket_files.read(folder, path) if path.startswith("inner") else folder.below(f"docs/{path}")
+            files.read(folder, path) if path.startswith("inner") else folder.below(f"docs/{path}")
     with pytest.raises(Missing):
-        ticket_files.write(folder, "inner/CSM-1.md", lambda _: b"x")
+        files.write(folder, "inner/CSM-1.md", lambda _: b"x")
     assert (tmp_path / "out/CSM-1.md").read_text() == "secret"
 
 
@@ -440,7 +440,7 @@ async def test_a_disk_that_refuses(
     def fail(*_: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(ticket_files.disk, "write", fail)
+    monkeypatch.setattr(files.disk, "write", fail)
     for method, path, body in [
         ("PUT", f"/tickets/{id}/content", {"content": "x"}),
         ("PATCH", f"/tickets/{id}/title", {"title": "x"}),

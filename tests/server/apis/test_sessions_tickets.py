@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from homeport.server.apis.sessions import states
-from homeport.server.apis.sessions.runner import RUNNER
+from homeport.server.apis.sessions.records import states
+from homeport.server.apis.sessions.running.runner import RUNNER
 from homeport.server.errors import ServiceUnavailable
 
 from .conftest import Served, on_memory

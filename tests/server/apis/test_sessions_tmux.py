@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from homeport.server.apis.sessions.tmux import Pane, Tmux, TmuxUnavailable
+from homeport.server.apis.sessions.tmux.client import Pane, Tmux, TmuxUnavailable
 
 from .conftest import on_memory
 from .sessions_kit import Desk, OpenDesk, until
@@ -321,8 +321,8 @@ async def test_stop(desk: Desk) -> None:
 
 
 async def test_who_ignores_it_is_stopped_by_force(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("homeport.server.apis.sessions.runner._STOP_SECONDS", 0.1)
-    monkeypatch.setattr("homeport.server.apis.sessions.runner._KILL_SECONDS", 0.1)
+    monkeypatch.setattr("homeport.server.apis.sessions.running.runner._STOP_SECONDS", 0.1)
+    monkeypatch.setattr("homeport.server.apis.sessions.running.runner._KILL_SECONDS", 0.1)
     session = await desk.start()
     await desk.type(session["id"], "deaf")
     await desk.printed(session["id"], "got")
@@ -338,7 +338,7 @@ async def test_who_ignores_it_is_stopped_by_force(desk: Desk, monkeypatch: pytes
 
 
 async def test_who_goes_on_may_fail_later(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("homeport.server.apis.sessions.runner._STOP_SECONDS", 0.1)
+    monkeypatch.setattr("homeport.server.apis.sessions.running.runner._STOP_SECONDS", 0.1)
     session = await desk.start()
     await desk.type(session["id"], "deaf")
     await desk.printed(session["id"], "got")
@@ -390,8 +390,8 @@ def _stopped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A tmux server that is there and does nothing."""
     pid = _tmux_server(desk)
     with monkeypatch.context() as patch:
-        patch.setattr("homeport.server.apis.sessions.tmux._DEADLINE", 0.2)
-        patch.setattr("homeport.server.apis.sessions.runner._RETRY_SECONDS", 0.1)
+        patch.setattr("homeport.server.apis.sessions.tmux.client._DEADLINE", 0.2)
+        patch.setattr("homeport.server.apis.sessions.running.runner._RETRY_SECONDS", 0.1)
         os.kill(pid, signal.SIGSTOP)
         try:
             yield

@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homeport.server import live
-from homeport.server.apis.sessions import websocket
-from homeport.server.apis.sessions.dialects import hear
+from homeport.server.apis.sessions import messages
 from homeport.server.apis.sessions.events import EVENTS
+from homeport.server.apis.sessions.live import websocket
+from homeport.server.apis.sessions.live.commands import hear
 from homeport.server.errors import ApiError
 
 from .conftest import on_memory
@@ -268,11 +269,9 @@ async def test_messages_of_many_at_once(sessions: Steered) -> None:
 
 @on_memory
 async def test_an_event_is_made_once_for_each_dialect(sessions: Steered, monkeypatch: pytest.MonkeyPatch) -> None:
-    from homeport.server.apis.sessions import dialects
-
     made: list[Any] = []
-    encode = dialects.encode
-    monkeypatch.setattr(dialects, "encode", lambda value: (made.append(value), encode(value))[1])
+    encode = messages.encode
+    monkeypatch.setattr(messages, "encode", lambda value: (made.append(value), encode(value))[1])
     async with connect(sessions.server) as one, connect(sessions.server) as two, connect(sessions.server) as three:
         await until_heard(sessions, 3)
         sessions.server.app[EVENTS].status(SESSION_ID, "running", "paused")

@@ -9,35 +9,26 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ....storage import Filter, Query, walk
-from ...errors import ApiError, InvalidBody, Problem, ServiceUnavailable
-from ...keys import STORAGE
-from ...request import Answer
-from . import states
-from .api import api, caller
-from .documents import ADHOC, TICKETS, TRANSITIONS, show_ticket, tickets_of
-from .paging import listed
-from .projects import project
-from .runner import RUNNER
-from .scanning import scan
-from .syncing import FOLDERS, removal
-from .ticket_files import Folder, Missing, create, refusing, remove
+from .....storage import Filter, Query, walk
+from ....errors import ApiError, InvalidBody, Problem, ServiceUnavailable
+from ....request import Answer
+from ..api import api, caller
+from ..folders.files import Folder, Missing, create, refusing, remove
+from ..folders.scanning import scan
+from ..folders.syncing import FOLDERS, removal
+from ..paging import listed
+from ..records import states
+from ..records.projects import get_project
+from ..records.sessions import running_on
+from ..records.tickets import ADHOC, TRANSITIONS, get_ticket, show_ticket, tickets_of
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
-    from ...request import ApiRequest
+    from ....request import ApiRequest
 
 _MAX_HISTORY = 1000
 """The newest transitions of a ticket, which are shown."""
 _MAX_SLUG = 60
 _NO_SLUG = re.compile(r"[^a-z0-9]+")
-
-
-async def ticket(app: web.Application, id: str) -> dict[str, Any]:
-    """A ticket as it is kept, with its ``id``. Raises `NotFound`."""
-    record = await states.find(app[STORAGE], id.lower())
-    return {"id": record.id, **record.decode()}
 
 
 @api.get(
@@ -51,7 +42,7 @@ async def ticket(app: web.Application, id: str) -> dict[str, Any]:
 )
 async def list_tickets(request: ApiRequest) -> Answer:
     """A project's tickets, newest first; its folder is read before."""
-    found = await project(request.app, request.path["id"])
+    found = await get_project(request.storage, request.path["id"])
     await request.app[FOLDERS].read(found["id"])
     where = []
     if state := request.query.get("state"):
@@ -72,7 +63,7 @@ async def list_tickets(request: ApiRequest) -> Answer:
 )
 async def list_prefixes(request: ApiRequest) -> dict[str, list[str]]:
     """The prefixes of a project's tickets; its folder is read before."""
-    found = await project(request.app, request.path["id"])
+    found = await get_project(request.storage, request.path["id"])
     await request.app[FOLDERS].read(found["id"])
     query = tickets_of(found["id"])
     return {"data": sorted({record.decode()["prefix"] async for record in walk(request.storage, query)})}
@@ -104,7 +95,7 @@ async def create_ticket(request: ApiRequest) -> Answer:
     """Writes a new ticket file into a project's folder, with a number above all that are there."""
     title = titled(request.document)
     slug = request.document.get("slug") or _slug_of(title)
-    found = await project(request.app, request.path["id"])
+    found = await get_project(request.storage, request.path["id"])
     folder, folders = Folder(found["repo_path"], found["tickets_path"]), request.app[FOLDERS]
     async with folders.hold(found["id"]):
         try:
@@ -142,7 +133,7 @@ async def change_state(request: ApiRequest) -> dict[str, Any]:
     id = request.path["id"].lower()
     async with states.steering(request.app, id):
         await states.move(request.app, id, request.document["state"], trigger="manual", reason="user_moved")
-    return show_ticket(await ticket(request.app, id))
+    return show_ticket(await get_ticket(request.storage, id))
 
 
 @api.delete(
@@ -154,14 +145,14 @@ async def change_state(request: ApiRequest) -> dict[str, Any]:
 )
 async def delete_ticket(request: ApiRequest) -> dict[str, bool]:
     """Removes a ticket that was made here, its history and its file."""
-    found = await ticket(request.app, request.path["id"])
+    found = await get_ticket(request.storage, request.path["id"])
     if not found["is_adhoc"]:
         raise ApiError(f"{found['external_id']} is no adhoc ticket: delete its file", status=409)
-    owner = await project(request.app, found["project_id"])
+    owner = await get_project(request.storage, found["project_id"])
     folder = Folder(owner["repo_path"], owner["tickets_path"])
     async with states.steering(request.app, found["id"]), request.app[FOLDERS].hold(owner["id"]):
-        found = await ticket(request.app, found["id"])
-        if await request.app[RUNNER].running(found["id"]):
+        found = await get_ticket(request.storage, found["id"])
+        if await running_on(request.storage, found["id"]):
             raise ApiError("A session is running on this ticket", status=409)
         with suppress(Missing):
             await asyncio.to_thread(remove, folder, folder.below(found["file_path"]))
@@ -178,7 +169,7 @@ async def delete_ticket(request: ApiRequest) -> dict[str, bool]:
 )
 async def show_history(request: ApiRequest) -> dict[str, Any]:
     """What became of a ticket, newest first."""
-    found = await ticket(request.app, request.path["id"])
+    found = await get_ticket(request.storage, request.path["id"])
     where = (Filter("ticket_id", "==", found["id"]),)
     page = await request.storage.find(Query(TRANSITIONS, where, sort=("-id",), limit=_MAX_HISTORY))
     return {"data": [_transition({"id": record.id, **record.decode()}) for record in page.records]}
@@ -200,6 +191,3 @@ def _slug_of(title: str) -> str:
     """What a title is called in the name of a file: small ASCII letters, digits and hyphens."""
     ascii_only = unicodedata.normalize("NFKD", title).encode("ascii", "ignore").decode().lower()
     return _NO_SLUG.sub("-", ascii_only).strip("-")[:_MAX_SLUG].strip("-") or "ticket"
-
-
-api.collections += (TICKETS, TRANSITIONS)

@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from pathlib import PurePath
 from typing import Any
 
-from ....storage import InvalidDocument
-from ....storage.documents import decode
+from .....storage import InvalidDocument
+from .....storage.documents import decode
 
 _CHUNK = 64 << 10
 MOST_BYTES = 8 << 20

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from ....storage.records import is_text
+from .....storage.records import is_text
+from .files import Folder, Missing, contained, opened, read_beginnings, stamp
 from .headings import WINDOW, plain, title_in
-from .ticket_files import Folder, Missing, contained, opened, read_beginnings, stamp
 
 MAX_TICKETS = 20_000
 """Files of a folder that are tickets; what comes after them in order of path is counted as an error."""

@@ -10,23 +10,21 @@ from typing import TYPE_CHECKING, Any, Final
 
 from uuid_utils import uuid7
 
-from ....storage import ABSENT, Conflict, Delete, DeleteWhere, Filter, Put, Query, Record, Storage, retry, walk
-from ....storage.records import is_text
-from ....storage.times import format_time
-from ...errors import ApiError, InvalidBody, NotFound, Problem
-from ...keys import STORAGE
-from ...request import Answer
-from . import records
-from .api import api, caller
-from .documents import PROJECTS, STATES, TICKETS, TRANSITIONS, project_lock, show_project, tickets_of
-from .paging import listed
-from .syncing import FOLDERS
-from .ticket_files import contained
+from .....storage import ABSENT, Conflict, Delete, DeleteWhere, Filter, Put, Query, Storage, retry
+from .....storage.records import is_text
+from .....storage.times import format_time
+from ....errors import ApiError, InvalidBody, Problem
+from ....request import Answer
+from ..api import api, caller
+from ..folders.files import contained
+from ..folders.syncing import FOLDERS
+from ..paging import listed
+from ..records.projects import PROJECTS, find_project, get_project, project_lock, show_project
+from ..records.sessions import active, show
+from ..records.tickets import STATES, TICKETS, TRANSITIONS, tickets_of
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
-    from ...request import ApiRequest
+    from ....request import ApiRequest
 
 _DEFAULTS: Final = {
     "tickets_path": "docs/jira-tickets/",
@@ -42,7 +40,6 @@ _CAMEL_CASE: Final = {
 }
 _TAKEN_BY_TMUX: Final = ".:#\\"
 """Separates in targets, begins formats, escapes: tmux writes it otherwise in a name, or runs what follows."""
-_MOST_PARENTS = 256
 
 
 @api.get(
@@ -83,14 +80,14 @@ async def create_project(request: ApiRequest) -> Answer:
 )
 async def project_details(request: ApiRequest) -> dict[str, Any]:
     """A project, how many tickets of each state it has, and the newest of its sessions that has not ended."""
-    found = await project(request.app, request.path["id"])
+    found = await get_project(request.storage, request.path["id"])
     await request.app[FOLDERS].read(found["id"])
     counts = [await request.storage.count(tickets_of(found["id"], Filter("state", "==", state))) for state in STATES]
     running = (await _active(request.storage, found["id"]))[:1]
     return {
         **show_project(found),
         "ticket_counts": dict(zip(STATES, counts, strict=True)),
-        "active_session": next(iter(await records.show(request.storage, running)), None),
+        "active_session": next(iter(await show(request.storage, running)), None),
     }
 
 
@@ -108,7 +105,7 @@ async def change_project(request: ApiRequest) -> dict[str, Any]:
     now = format_time(request.now)
 
     async def attempt() -> dict[str, Any]:
-        record = await _find(request.storage, request.path["id"])
+        record = await find_project(request.storage, request.path["id"])
         document = await _checked({**record.decode(), **changes}) | {"updated_at": now}
         await _commit(request.storage, Put(PROJECTS, record.id, document, record.version))
         return {"id": record.id, **document}
@@ -122,7 +119,7 @@ async def delete_project(request: ApiRequest) -> Answer:
     id = request.path["id"].lower()
 
     async def attempt() -> None:
-        record = await _find(request.storage, id)
+        record = await find_project(request.storage, id)
         if await _active(request.storage, id):
             raise ApiError("The project has sessions that have not ended", status=409)
         await request.storage.commit(
@@ -138,33 +135,8 @@ async def delete_project(request: ApiRequest) -> Answer:
     return Answer(status=204)
 
 
-async def project(app: web.Application, id: str) -> dict[str, Any]:
-    """A project, with its ``id``. Raises `NotFound`."""
-    record = await _find(app[STORAGE], id)
-    return {"id": record.id, **record.decode()}
-
-
-async def all_projects(app: web.Application) -> list[dict[str, Any]]:
-    """Every project, newest first."""
-    return [{"id": r.id, **r.decode()} async for r in walk(app[STORAGE], Query(PROJECTS, sort=("-id",)))]
-
-
-async def holding(app: web.Application, folder: str) -> list[dict[str, Any]]:
-    """The projects whose repository is a folder or holds it, the deepest first; none for a path that is not absolute.
-
-    Links are followed, as the system does for whoever works there.
-    """
-    if not os.path.isabs(folder) or "\0" in folder:  # noqa: PTH117  # a str
-        return []
-    path = PurePath(await asyncio.to_thread(os.path.realpath, folder))
-    paths = [text for text in map(str, (path, *path.parents)) if is_text(text)][-_MOST_PARENTS:]
-    query = Query(PROJECTS, (Filter("repo_path", "in", tuple(paths)),))
-    found = [{"id": r.id, **r.decode()} async for r in walk(app[STORAGE], query)]
-    return sorted(found, key=lambda project: len(project["repo_path"]), reverse=True)
-
-
 async def _active(storage: Storage, id: str) -> list[dict[str, Any]]:
-    return await records.active(storage, Filter("project_id", "==", id))
+    return await active(storage, Filter("project_id", "==", id))
 
 
 def _members(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,13 +193,3 @@ async def _commit(storage: Storage, write: Put) -> None:
         if conflict.reason == "unique":
             raise ApiError("A project with this repoPath is registered already", status=409) from conflict
         raise
-
-
-async def _find(storage: Storage, id: str) -> Record:
-    record = (await storage.get(PROJECTS, [id.lower()])).get(id.lower())
-    if record is None:
-        raise NotFound("Project not found")
-    return record
-
-
-api.collections += (PROJECTS,)

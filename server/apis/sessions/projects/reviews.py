@@ -9,20 +9,20 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from ...errors import ApiError, BadRequest, InvalidBody, Problem, ServiceUnavailable
-from ...keys import STORAGE
-from . import records, states
-from .api import api, caller
+from ....errors import ApiError, BadRequest, InvalidBody, Problem, ServiceUnavailable
+from ....keys import STORAGE
+from ..api import api, caller
+from ..records import states
+from ..records.projects import get_project
+from ..records.sessions import running_on, show
+from ..records.tickets import get_ticket, show_ticket
+from ..running.runner import MAX_PROMPT_BYTES, RUNNER
 from .contents import with_content
-from .documents import show_ticket
-from .projects import project
-from .runner import MAX_PROMPT_BYTES, RUNNER
-from .tickets import ticket
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from ...request import ApiRequest
+    from ....request import ApiRequest
 
 log = logging.getLogger(__name__)
 
@@ -44,16 +44,16 @@ async def start(request: ApiRequest) -> dict[str, Any]:
         found, content = await with_content(app, id)
         if found["state"] not in _MAY_START:
             raise BadRequest(f"A ticket that is {found['state']} cannot become in_progress by a start")
-        if await runner.running(id):
+        if await running_on(app[STORAGE], id):
             raise ApiError("A session is running on this ticket", status=409)
         if not await runner.tmux_available():
             raise ServiceUnavailable("tmux is not available")
-        owner = await project(app, found["project_id"])
+        owner = await get_project(app[STORAGE], found["project_id"])
         # First the state: the session may end, and the ticket go to review, before anything else is done here.
         began = found["state"] == "backlog"
         if began:
             await states.move(app, id, "in_progress", trigger="manual", reason="user_started")
-            found = await ticket(app, id)
+            found = await get_ticket(app[STORAGE], id)
         try:
             session = await runner.start(owner, ticket=found, prompt=_prompt(found, content.text))
         except ApiError:
@@ -62,7 +62,7 @@ async def start(request: ApiRequest) -> dict[str, Any]:
             raise
         if found["feedback"]:
             await states.change(app[STORAGE], id, {"feedback": []})
-    (shown,) = await records.show(app[STORAGE], [session])
+    (shown,) = await show(app[STORAGE], [session])
     return {"ticket": show_ticket(found), "session": shown}
 
 
@@ -100,8 +100,8 @@ async def approve(request: ApiRequest) -> dict[str, Any]:
     """Ends the session on a ticket in review, if one runs: the ticket is done."""
     app, id = request.app, request.path["id"].lower()
     async with states.steering(app, id):
-        states.check((await ticket(app, id))["state"], "done")
-        if session := await app[RUNNER].running(id):
+        states.check((await get_ticket(app[STORAGE], id))["state"], "done")
+        if session := await running_on(app[STORAGE], id):
             await app[RUNNER].finish(session["id"])
         return _reviewed(await states.move(app, id, "done", trigger="manual", reason="user_approved"))
 
@@ -122,11 +122,11 @@ async def reject(request: ApiRequest) -> dict[str, Any]:
     if not feedback:
         raise InvalidBody(problems=[Problem(("feedback",), "must not be blank")])
     async with states.steering(app, id):
-        kept = (await ticket(app, id))["feedback"]
+        kept = (await get_ticket(app[STORAGE], id))["feedback"]
         transition = await states.move(
             app, id, "in_progress", trigger="manual", reason="user_rejected", feedback=feedback, legal=("review",)
         )
-        if session := await app[RUNNER].running(id):
+        if session := await running_on(app[STORAGE], id):
             try:
                 await app[RUNNER].type(session["id"], feedback)
             except ApiError as error:

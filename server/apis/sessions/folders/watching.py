@@ -10,9 +10,10 @@ from contextlib import asynccontextmanager, suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from ....storage import StorageError
-from ...errors import NotFound
-from .projects import all_projects
+from .....storage import StorageError
+from ....errors import NotFound
+from ....keys import STORAGE
+from ..records.projects import all_projects
 from .syncing import FOLDERS, TicketFolders
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ async def watching(app: web.Application) -> AsyncIterator[None]:
 async def _follow(app: web.Application, thread: ThreadPoolExecutor) -> None:
     while True:
         try:
-            for found in await all_projects(app):
+            for found in await all_projects(app[STORAGE]):
                 await _read(app, found["id"])
             while True:
                 await _watch(app, thread)

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from uuid_utils import uuid7
 
-from ....storage import disk
-from ...errors import ApiError, InsufficientStorage, ServiceUnavailable
+from .....storage import disk
+from ....errors import ApiError, InsufficientStorage, ServiceUnavailable
 
 MAX_CONTENT = 2**20
 """Bytes of a file that are shown; a larger one is not written."""

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from uuid_utils import uuid7
 
-from ....storage import ABSENT, Put, Record, Storage, retry
-from ....storage.times import format_time
-from ...errors import BadRequest, NotFound
-from ...keys import CLOCK, STORAGE
-from .documents import TICKETS, TRANSITIONS
-from .events import EVENTS
+from .....storage import ABSENT, Put, Storage, retry
+from .....storage.times import format_time
+from ....errors import BadRequest
+from ....keys import CLOCK, STORAGE
+from ..events import EVENTS
+from .tickets import TICKETS, TRANSITIONS, find_ticket, ticket_lock
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -48,7 +48,7 @@ async def move(
     storage, clock = app[STORAGE], app[CLOCK]
 
     async def attempt() -> dict[str, Any]:
-        record = await find(storage, ticket_id)
+        record = await find_ticket(storage, ticket_id)
         ticket = record.decode()
         before = ticket["state"]
         check(before, to, legal)
@@ -70,7 +70,7 @@ async def move(
         await storage.commit([Put(TICKETS, ticket_id, ticket, record.version), Put(TRANSITIONS, id, kept, ABSENT)])
         return {"id": id, **transition}
 
-    transition = await retry(storage, [lock(ticket_id)], attempt)
+    transition = await retry(storage, [ticket_lock(ticket_id)], attempt)
     app[EVENTS].ticket_state(ticket_id, transition["from_state"], to, trigger, reason)
     return transition
 
@@ -96,20 +96,12 @@ async def change(storage: Storage, ticket_id: str, changes: Mapping[str, Any]) -
     """Writes some members of a ticket; returns it. Raises `NotFound`."""
 
     async def attempt() -> dict[str, Any]:
-        record = await find(storage, ticket_id)
+        record = await find_ticket(storage, ticket_id)
         ticket: dict[str, Any] = record.decode() | changes
         await storage.commit([Put(TICKETS, ticket_id, ticket, record.version)])
         return {"id": ticket_id, **ticket}
 
-    return await retry(storage, [lock(ticket_id)], attempt)
-
-
-async def find(storage: Storage, ticket_id: str) -> Record:
-    """The record of a ticket. Raises `NotFound`."""
-    record = (await storage.get(TICKETS, [ticket_id])).get(ticket_id)
-    if record is None:
-        raise NotFound("Ticket not found")
-    return record
+    return await retry(storage, [ticket_lock(ticket_id)], attempt)
 
 
 def steering(app: web.Application, ticket_id: str) -> AbstractAsyncContextManager[None]:
@@ -117,8 +109,3 @@ def steering(app: web.Application, ticket_id: str) -> AbstractAsyncContextManage
 
     Who holds a project's folder (`TicketFolders.hold`) is not to ask for it: within it folders are read."""
     return app[STORAGE].locks.hold([f"sessions_steering/{ticket_id.lower()}"])
-
-
-def lock(ticket_id: str) -> str:
-    """What writes of a ticket take turns on."""
-    return f"{TICKETS.name}/{ticket_id}"

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
-from ...config import LEGACY_NAMES
-from ...errors import ServiceUnavailable
+from ....config import LEGACY_NAMES
+from ....errors import ServiceUnavailable
 from . import capture, launch
 
 log = logging.getLogger(__name__)

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import uuid_utils
 from aiohttp import web
 
-from ....storage import Query, Record, walk
-from ....storage.times import SECOND
-from ...keys import CLOCK, CONFIG, STORAGE
+from .....storage import Query, Record, walk
+from .....storage.times import SECOND
+from ....keys import CLOCK, CONFIG, STORAGE
 from .devices import DEVICES, forget
 
 if TYPE_CHECKING:
-    from ....storage import Storage
-    from ...clock import Clock
-    from ...config import ApnsConfig
+    from .....storage import Storage
+    from ....clock import Clock
+    from ....config import ApnsConfig
     from .apns import Apns
 
 log = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
-from ....storage.times import DAY, SECOND
-from ...jobs import Job
-from ...keys import CLOCK, CONFIG, STORAGE
-from .api import api
-from .following import remove_folder
-from .records import ACTIVE, SESSIONS
+from .....storage.times import DAY, SECOND
+from ....jobs import Job
+from ....keys import CLOCK, CONFIG, STORAGE
+from ..api import api
+from ..records.sessions import ACTIVE, SESSIONS
+from ..tmux.following import remove_folder
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -9,23 +9,24 @@ from typing import TYPE_CHECKING
 
 from aiohttp import WSCloseCode, WSMsgType, web
 
-from ....storage.times import format_time
-from ...auth import guard, websocket_key
-from ...errors import ApiError, ServiceUnavailable, Unauthorized, as_api_error
-from ...keys import CLOCK
-from ...live import LIVE, WRONG_KEY, MessageRate, Turns
-from . import dialects
-from .api import admit, api, sentence
-from .dialects import Dialect, Input, Keys, Ping, PtyAttach, PtyData, PtyDetach, PtyResize, Subscribe, Unsubscribe
-from .events import EVENTS
-from .runner import RUNNER
-from .sessions import keys_of
+from .....storage.times import format_time
+from ....auth import guard, websocket_key
+from ....errors import ApiError, ServiceUnavailable, Unauthorized, as_api_error
+from ....keys import CLOCK
+from ....live import LIVE, WRONG_KEY, MessageRate, Turns
+from .. import messages
+from ..api import admit, api, sentence
+from ..events import EVENTS
+from ..messages import Dialect
+from ..running.runner import RUNNER
+from ..running.sessions import keys_of
+from .commands import Command, Input, Keys, Ping, PtyAttach, PtyData, PtyDetach, PtyResize, Subscribe, Unsubscribe, hear
 from .terminal import Terminals
 
 if TYPE_CHECKING:
-    from ...live import SocketStream
-    from ...request import ApiRequest
-    from .output import Output
+    from ....live import SocketStream
+    from ....request import ApiRequest
+    from ..tmux.output import Output
 
 MAX_CLIENTS = 500
 """An event is written to all of them in one turn of the loop."""
@@ -40,7 +41,7 @@ _PIECE = 900_000
 _CODES = {400: "INVALID_MESSAGE", 404: "SESSION_NOT_FOUND"}
 """Of errors that have none; of others the name of the status."""
 
-_output = lru_cache(maxsize=8)(dialects.output)
+_output = lru_cache(maxsize=8)(messages.output)
 """Each subscriber's listener gets the same text."""
 
 
@@ -89,7 +90,7 @@ class Client:
         self._subscriptions: dict[str, _Subscription] = {}
         self._terminals = Terminals(stream, self.tell)
 
-    def tell(self, message: dialects.Message) -> None:
+    def tell(self, message: messages.Message) -> None:
         """Sends a message, in the client's dialect; a client that reads too slowly is cut off."""
         if self.stream.full:
             self.stream.end(WSCloseCode.TRY_AGAIN_LATER, "reads too slowly")
@@ -111,24 +112,24 @@ class Client:
     async def _take(self, data: str | bytes) -> None:
         try:
             self._rate.count()
-            heard = dialects.hear(data)
+            heard = hear(data)
             self._dialect = heard.dialect or self._dialect
             await self._obey(heard.command())
         except Exception as error:  # noqa: BLE001  # whatever a message does, the next one may do better
             refusal = as_api_error(error)
             code = refusal.code or _CODES.get(refusal.status) or refusal.status.name
-            self.tell(dialects.error(code, sentence(refusal)))
+            self.tell(messages.error(code, sentence(refusal)))
 
-    async def _obey(self, command: dialects.Command) -> None:
+    async def _obey(self, command: Command) -> None:
         match command:
             case Ping():
-                self.tell(dialects.pong(format_time(self._clock.now())))
+                self.tell(messages.pong(format_time(self._clock.now())))
             case Subscribe(session_id):
                 await self._subscribe(session_id)
             case Unsubscribe(session_id):
                 self._unsubscribe(session_id)
                 if self._dialect != "flat":
-                    self.tell(dialects.enveloped("unsubscribed", sessionId=session_id))
+                    self.tell(messages.enveloped("unsubscribed", sessionId=session_id))
             case Input(session_id, text):
                 self._check_subscribed(session_id)
                 await self._runner.type(session_id, text)
@@ -143,10 +144,10 @@ class Client:
                 self._terminals.resize(session_id, columns, rows)
             case PtyDetach(str(session_id)):
                 self._terminals.detach(session_id)
-                self.tell(dialects.enveloped("pty:detached", sessionId=session_id))
+                self.tell(messages.enveloped("pty:detached", sessionId=session_id))
             case PtyDetach():
                 for session_id in self._terminals.detach_all():
-                    self.tell(dialects.enveloped("pty:detached", sessionId=session_id))
+                    self.tell(messages.enveloped("pty:detached", sessionId=session_id))
 
     async def _subscribe(self, session_id: str) -> None:
         """Sends what is kept of a session's output, and from then on what comes."""
@@ -158,7 +159,7 @@ class Client:
         pieces = subscription.begin()
         if self._dialect != "flat":
             first = next(pieces).split("\n")
-            self.tell(dialects.enveloped("subscribed", sessionId=session_id, bufferLines=first))
+            self.tell(messages.enveloped("subscribed", sessionId=session_id, bufferLines=first))
         await subscription.catch_up(pieces)
 
     def _unsubscribe(self, session_id: str) -> None:
@@ -188,13 +189,13 @@ class _Subscription:
         """Sends the pieces as the client takes them, then what came meanwhile; after that, what comes as it does."""
         stream, turns = self._client.stream, Turns()
         for piece in pieces:
-            self._client.tell(dialects.output(self._session_id, piece))
+            self._client.tell(messages.output(self._session_id, piece))
             await turns.wrote(len(piece))
             await stream.drained()
         while self._behind and stream.open:
             came = "".join(self._behind)
             self._behind.clear()
-            self._client.tell(dialects.output(self._session_id, came))
+            self._client.tell(messages.output(self._session_id, came))
             await stream.drained()
         self._behind = None
 

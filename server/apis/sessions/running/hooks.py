@@ -14,23 +14,25 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from ....storage import Put, retry
-from ...errors import BadRequest, NotFound
-from ...keys import CONFIG, STORAGE
-from . import states
-from .api import api, caller
-from .notifications import notify
-from .projects import holding, project
-from .records import ACTIVE, SESSIONS, active
+from .....storage import Filter, Put, Query, Storage, retry, walk
+from .....storage.records import is_text
+from ....errors import BadRequest, NotFound
+from ....keys import CONFIG, STORAGE
+from ..api import api, caller
+from ..notifications.notifying import notify
+from ..records import states
+from ..records.projects import PROJECTS, get_project
+from ..records.sessions import ACTIVE, SESSIONS, active
 from .runner import RUNNER
 from .transcripts import NotReadable, last_usage
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from ...request import ApiRequest
+    from ....request import ApiRequest
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ LOW_CONTEXT = 80
 """Percent of the context; whoever is told can still have a handoff written."""
 _SESSION_HEADER = "X-Homeport-Session"
 _MOST_MESSAGE = 500
+_MOST_PARENTS = 256
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
@@ -111,12 +114,26 @@ async def _meant(app: web.Application, event: Mapping[str, Any]) -> str | None:
         for session in sessions:
             if session.get("claude_session_id") == claude:
                 return str(session["id"])
-        projects = {project["id"] for project in await holding(app, event.get("cwd", ""))}
+        projects = {project["id"] for project in await _holding(app[STORAGE], event.get("cwd", ""))}
         for session in sessions:
             if session["project_id"] in projects and not session.get("claude_session_id"):
                 await _keep(app, session, {"claude_session_id": claude})
                 return str(session["id"])
     return None
+
+
+async def _holding(storage: Storage, folder: str) -> list[dict[str, Any]]:
+    """The projects whose repository is a folder or holds it, the deepest first; none for a path that is not absolute.
+
+    Links are followed, as the system does for whoever works there.
+    """
+    if not os.path.isabs(folder) or "\0" in folder:  # noqa: PTH117  # a str
+        return []
+    path = PurePath(await asyncio.to_thread(os.path.realpath, folder))
+    paths = [text for text in map(str, (path, *path.parents)) if is_text(text)][-_MOST_PARENTS:]
+    query = Query(PROJECTS, (Filter("repo_path", "in", tuple(paths)),))
+    found = [{"id": r.id, **r.decode()} async for r in walk(storage, query)]
+    return sorted(found, key=lambda project: len(project["repo_path"]), reverse=True)
 
 
 # What becomes of it
@@ -188,7 +205,7 @@ async def _look_for_handoff(app: web.Application, session: Mapping[str, Any], ev
     path = written.get("file_path") if isinstance(written, dict) else None
     if event.get("tool_name") not in _WRITES or not isinstance(path, str) or session.get("handoff_told"):
         return
-    of = await project(app, session["project_id"])
+    of = await get_project(app[STORAGE], session["project_id"])
     if await asyncio.to_thread(_is_same, os.path.join(of["repo_path"], of["handoff_path"]), path):  # noqa: PTH118
         await _keep(app, session, {"handoff_told": True})
         await _tell(app, session, "handoff_complete", f"{of['handoff_path']} is written", "Handoff is complete")

@@ -14,14 +14,14 @@ from codecs import getincrementaldecoder
 from contextlib import suppress
 from typing import TYPE_CHECKING, Literal
 
-from ...errors import ApiError, ServiceUnavailable
-from .dialects import Message, enveloped
-from .tmux import environment
+from ....errors import ApiError, ServiceUnavailable
+from ..messages import Message, enveloped
+from ..tmux.client import environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ...live import Stream
+    from ....live import Stream
 
 log = logging.getLogger(__name__)
 

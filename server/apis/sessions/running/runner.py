@@ -19,18 +19,20 @@ from typing import Any
 from aiohttp import web
 from uuid_utils import uuid7
 
-from ....storage import ABSENT, Check, Conflict, Delete, Filter, Put, Query, Record, StorageUnavailable, Write, retry
-from ....storage.times import format_time
-from ...errors import ApiError, BadRequest, NotFound, ServiceUnavailable
-from ...keys import CLOCK, CONFIG, STORAGE
-from . import notifications, states
-from .documents import PROJECTS, TRANSITIONS, project_lock
-from .events import EVENTS
-from .following import Follower, Readers, load, make_folder, remove_folder
-from .launch import LAUNCH, exit_status, withdraw
-from .output import Output
-from .records import ACTIVE, SESSIONS, active
-from .tmux import Pane, Tmux, TmuxMovedOn, TmuxRefused, TmuxSession, TmuxUnavailable
+from .....storage import ABSENT, Check, Conflict, Delete, Filter, Put, Query, Record, StorageUnavailable, Write, retry
+from .....storage.times import format_time
+from ....errors import ApiError, BadRequest, NotFound, ServiceUnavailable
+from ....keys import CLOCK, CONFIG, STORAGE
+from ..events import EVENTS
+from ..notifications import notifying
+from ..records import states
+from ..records.projects import PROJECTS, project_lock
+from ..records.sessions import ACTIVE, SESSIONS, active
+from ..records.tickets import TRANSITIONS
+from ..tmux.client import Pane, Tmux, TmuxMovedOn, TmuxRefused, TmuxSession, TmuxUnavailable
+from ..tmux.following import Follower, Readers, load, make_folder, remove_folder
+from ..tmux.launch import LAUNCH, exit_status, withdraw
+from ..tmux.output import Output
 
 log = logging.getLogger(__name__)
 
@@ -119,11 +121,6 @@ class Runner:
     async def get(self, session_id: str) -> dict[str, Any]:
         """The session as it is kept, with its ``id``."""
         return {"id": session_id, **(await self._find(session_id)).decode()}
-
-    async def running(self, ticket_id: str) -> dict[str, Any] | None:
-        """The active session of a ticket."""
-        found = await active(self._app[STORAGE], Filter("busy_ticket", "==", ticket_id))
-        return found[0] if found else None
 
     async def output(self, session_id: str) -> Output:
         """What a session has printed; that of one which has ended is read for the occasion."""
@@ -413,10 +410,10 @@ class Runner:
             status = "completed" if stopped or status_code == 0 else "error"
             told = await self._what_to_tell(session, status, status_code, stopped)
             ended = {"status": status, "ended_at": self._now(), "busy_ticket": None}
-            await self._change(id, ended, *map(notifications.put, told))
+            await self._change(id, ended, *map(notifying.put, told))
         self._tell_status(id, session["status"], status, None)
         for notification in told:
-            notifications.announce(self._app, notification)
+            notifying.announce(self._app, notification)
         if live := self._live.get(id):
             live.ended.set()
             if live.all_read:
@@ -432,11 +429,11 @@ class Runner:
         about = {"session_id": session["id"], "ticket_id": session["ticket_id"]}
         if status == "error":
             why = "was ended from outside" if status_code is None else f"ended with status {status_code}"
-            return [notifications.compose(self._app, "error", f"A session {why}", title="Session failed", **about)]
+            return [notifying.compose(self._app, "error", f"A session {why}", title="Session failed", **about)]
         if stopped or session["ticket_id"] is None or not await self._to_review(session["ticket_id"]):
             return []
         message = "A session has completed its ticket"
-        return [notifications.compose(self._app, "review_ready", message, title="Ready for review", **about)]
+        return [notifying.compose(self._app, "review_ready", message, title="Ready for review", **about)]
 
     async def _to_review(self, ticket_id: str) -> bool:
         """Takes a ticket that is in progress to review; whether that, or the same before the server was killed, took it

@@ -16,15 +16,15 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from uuid_utils import uuid7
 
-from ....storage import ABSENT, Delete, DeleteWhere, Filter, Put, Query, Record, Write, retry
-from ....storage.times import format_time
-from ...errors import NotFound
-from ...keys import CLOCK, STORAGE
-from .documents import ADHOC, PROJECTS, TICKETS, TRANSITIONS, tickets_of
-from .runner import RUNNER
+from .....storage import ABSENT, Delete, DeleteWhere, Filter, Put, Query, Record, Write, retry
+from .....storage.times import format_time
+from ....errors import NotFound
+from ....keys import CLOCK, STORAGE
+from ..records.projects import PROJECTS
+from ..records.sessions import running_on
+from ..records.tickets import ADHOC, TICKETS, TRANSITIONS, ticket_lock, tickets_of
+from .files import Folder, Missing
 from .scanning import Found, Scan, read_titles, scan
-from .states import lock
-from .ticket_files import Folder, Missing
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ class TicketFolders:
                 await storage.commit(puts)
                 return len(chunk) - len(present), told
 
-            new, told = await retry(self._app[STORAGE], map(lock, ids.values()), attempt)
+            new, told = await retry(self._app[STORAGE], map(ticket_lock, ids.values()), attempt)
             created += new
             updated += told
         return created, updated
@@ -160,7 +160,7 @@ class TicketFolders:
                 path = PurePosixPath(ticket["file_path"])
                 if ticket["external_id"] in there or any(path.is_relative_to(unread) for unread in hidden):
                     continue
-                if ticket["state"] != "backlog" and await self._app[RUNNER].running(ticket["id"]):
+                if ticket["state"] != "backlog" and await running_on(self._app[STORAGE], ticket["id"]):
                     continue
                 writes += removal(ticket["id"])
                 deleted += 1

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from ....storage import ABSENT, Collection, Conflict, Delete, Field, Put, Query, Record, retry
-from ....storage.times import format_time, parse_time
-from ...errors import BadRequest, NotFound
-from ...request import ApiRequest
-from .api import api, key_holder
+from .....storage import ABSENT, Collection, Conflict, Delete, Field, Put, Query, Record, retry
+from .....storage.times import format_time, parse_time
+from ....errors import BadRequest, NotFound
+from ....request import ApiRequest
+from ..api import api, key_holder
 
 if TYPE_CHECKING:
-    from ....storage import Storage
+    from .....storage import Storage
 
 DEVICES = Collection("sessions_devices", (Field("updatedAt", "time", indexed=True),))
 """By token: the platform, and when it was registered last."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-from ....storage import Filter, Query
-from ...errors import InvalidBody, NotFound, Problem
-from ...request import Answer, ApiRequest
-from .api import api, caller
-from .documents import PROJECTS, TICKETS
-from .records import SESSIONS, show
+from .....storage import Filter, Query
+from ....errors import InvalidBody, NotFound, Problem
+from ....request import Answer, ApiRequest
+from ..api import api, caller
+from ..records.projects import PROJECTS
+from ..records.sessions import SESSIONS, show
+from ..records.tickets import TICKETS
 from .runner import RUNNER
 
 MAX_LISTED: Final = 1000
@@ -196,6 +197,3 @@ async def _document(request: ApiRequest, collection: Any, id: str, missing: str)
     if record is None:
         raise NotFound(missing)
     return {"id": id, **record.decode()}
-
-
-api.collections += (SESSIONS,)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from ....storage import Collection, Field, Filter, Query, Storage, walk
-from .documents import PROJECTS, TICKETS
+from .....storage import Collection, Field, Filter, Query, Storage, walk
+from ..api import api
+from .projects import PROJECTS
+from .tickets import TICKETS
 
 SESSIONS: Final = Collection(
     "sessions_sessions",
@@ -31,6 +33,12 @@ async def active(storage: Storage, *where: Filter) -> list[dict[str, Any]]:
     return [{"id": record.id, **record.decode()} async for record in walk(storage, query)]
 
 
+async def running_on(storage: Storage, ticket_id: str) -> dict[str, Any] | None:
+    """The session of a ticket that has not ended."""
+    found = await active(storage, Filter("busy_ticket", "==", ticket_id))
+    return found[0] if found else None
+
+
 async def show(storage: Storage, sessions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Sessions as clients see them, with their projects and tickets."""
     sessions = list(sessions)
@@ -52,3 +60,6 @@ def _brief(id: str | None, ticket: Mapping[str, Any] | None) -> dict[str, Any] |
 
 async def _documents(storage: Storage, collection: Collection, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
     return {id: record.decode() for id, record in (await storage.get(collection, list(ids))).items()}
+
+
+api.collections += (SESSIONS,)

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from uuid_utils import uuid7
 
-from ....storage import Collection, Delete, Field, Filter, Put, Query, Record, retry
-from ....storage.times import DAY, format_time
-from ...errors import NotFound
-from ...jobs import Job
-from ...keys import CLOCK, STORAGE
-from ...request import ApiRequest
-from .api import api, caller
-from .documents import TICKETS
-from .events import EVENTS
+from .....storage import Collection, Delete, Field, Filter, Put, Query, Record, retry
+from .....storage.times import DAY, format_time
+from ....errors import NotFound
+from ....jobs import Job
+from ....keys import CLOCK, STORAGE
+from ....request import ApiRequest
+from ..api import api, caller
+from ..events import EVENTS
+from ..records.sessions import SESSIONS
+from ..records.tickets import TICKETS
 from .push import PUSHER
-from .records import SESSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aiohttp import web
 
-    from ....storage import Storage
+    from .....storage import Storage
 
 log = logging.getLogger(__name__)
 

@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import hdrs
 
-from ....storage.documents import encode
-from ....storage.times import format_time
-from ...errors import ApiError, NotFound
-from ...keys import CLOCK, STORAGE
-from ...request import Answer
-from . import states
-from .api import api, caller
-from .documents import show_ticket
-from .headings import plain, title_in, with_title
-from .projects import project
-from .syncing import FOLDERS
-from .ticket_files import MAX_CONTENT, Content, Folder, Missing, read, write
-from .tickets import ticket, titled
+from .....storage.documents import encode
+from .....storage.times import format_time
+from ....errors import ApiError, NotFound
+from ....keys import CLOCK, STORAGE
+from ....request import Answer
+from ..api import api, caller
+from ..folders.files import MAX_CONTENT, Content, Folder, Missing, read, write
+from ..folders.headings import plain, title_in, with_title
+from ..folders.syncing import FOLDERS
+from ..records import states
+from ..records.projects import get_project
+from ..records.tickets import get_ticket, show_ticket
+from .tickets import titled
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from ...request import ApiRequest
+    from ....request import ApiRequest
 
 T = TypeVar("T")
 
@@ -125,14 +125,14 @@ async def _rewrite(app: web.Application, id: str, change: Callable[[Content], by
 
 async def _at_file(app: web.Application, id: str, work: Callable[[Folder, str], T]) -> tuple[dict[str, Any], T]:
     """Has a thread work at a ticket's file; where it is not where it was, the folder is read first."""
-    found = await ticket(app, id)
-    owner = await project(app, found["project_id"])
+    found = await get_ticket(app[STORAGE], id)
+    owner = await get_project(app[STORAGE], found["project_id"])
     folder = Folder(owner["repo_path"], owner["tickets_path"])
     try:
         return found, await asyncio.to_thread(_work, folder, found["file_path"], work)
     except Missing:
         await app[FOLDERS].read(owner["id"])
-    found = await ticket(app, id)
+    found = await get_ticket(app[STORAGE], id)
     try:
         return found, await asyncio.to_thread(_work, folder, found["file_path"], work)
     except Missing:

@@ -27,7 +27,7 @@ from .push import InvalidKey, Refused, Unreachable
 if TYPE_CHECKING:
     from h2.settings import ChangedSetting, SettingCodes
 
-    from ...config import ApnsConfig, Secret
+    from ....config import ApnsConfig, Secret
 
 ANSWER_SECONDS = 10.0
 """How long the server may take for a connection, and for an answer."""

@@ -1,0 +1,1 @@
+"""Notifications: kept, told, and pushed to devices."""

@@ -1,0 +1,1 @@
+"""The operations of projects and of their tickets."""

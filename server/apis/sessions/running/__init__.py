@@ -1,0 +1,1 @@
+"""Sessions: begun, steered, seen to end; and what Claude Code tells of them."""
