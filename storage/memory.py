@@ -12,7 +12,8 @@ from .errors import Conflict, NotEmpty
 from .queries import Page, Query, Tombstones
 from .records import Change, Changes, Collection, Floor, Record
 from .snapshots import Snapshot
-from .tables import Held, Tables
+from .table import Held
+from .tables import Tables
 from .writes import Commit, Write
 
 

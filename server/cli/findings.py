@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from ...storage import StorageDamaged, StorageError, StorageLocked, StorageUnavailable, make_storage
 from ...storage.lockfile import StoreLock
 from ...storage.remote import RemoteStorage
-from ...storage.sqlite.tables import MIGRATIONS
+from ...storage.sqlite.schema import MIGRATIONS
 from ..tls import Tls, TlsError
 
 if TYPE_CHECKING:

@@ -25,7 +25,8 @@ from ..lockfile import StoreLock
 from ..memory import TablesStorage
 from ..queries import Tombstones
 from ..records import Change, Collection, Floor
-from ..tables import Table, Tables
+from ..table import Table
+from ..tables import Tables
 from ..writes import Commit, Write
 from .checkpoint import Checkpoint, Folder, Kept, Manifest
 from .datafiles import Documents, FilesWriter, LinesWriter

@@ -33,7 +33,8 @@ from ..disk import NewFile, make_folder
 from ..documents import encode
 from ..errors import StorageDamaged
 from ..records import Change, Collection, Record
-from ..tables import Row, Tables
+from ..table import Row
+from ..tables import Tables
 from .checkpoint import Checkpoint, Folder, Kept
 from .names import SUFFIX, document_id, file_name, folder_name
 from .sealed import seal, unseal

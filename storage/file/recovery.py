@@ -10,7 +10,8 @@ from ..commits import Written
 from ..documents import InvalidDocument
 from ..errors import Conflict, StorageDamaged
 from ..records import Floor
-from ..tables import Table, Tables
+from ..table import Table
+from ..tables import Tables
 from ..writes import Put
 from .checkpoint import Folder, Kept
 from .datafiles import Contents, Documents, read

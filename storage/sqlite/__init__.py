@@ -12,26 +12,30 @@ import asyncio
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, closing
 from functools import partial
 from itertools import cycle
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import aiosqlite
 
 from ..base import Storage
 from ..commits import GroupCommit, Resolution, resolve
 from ..disk import sync_folder
-from ..errors import Conflict, NotEmpty, StorageDamaged, StorageError, StorageFull, StorageUnavailable
+from ..errors import Conflict, NotEmpty, StorageFull, StorageUnavailable
 from ..lockfile import StoreLock
 from ..queries import Page, Query, Tombstones
 from ..records import Change, Changes, Collection, Floor, Record
 from ..snapshots import Snapshot, in_pages
 from ..writes import Commit, Write
-from . import tables as tables
+from . import reading, schema, writing
+from .connection import Connection, is_busy, on_thread, translated
+from .gate import Gate
+from .present import Present
 from .recent import Recent
+from .sql import Sql
 
 T = TypeVar("T")
 
@@ -46,21 +50,6 @@ _LOAD_CHUNK = 500
 _LOAD_CHUNK_BYTES = 4 << 20
 
 
-class _Connection(sqlite3.Connection):
-    """A connection that executes functions of itself, so that a whole batch is one hop to aiosqlite's thread."""
-
-    def execute(self, work: Any, parameters: Any = (), /) -> Any:
-        return work(self) if callable(work) else super().execute(work, parameters)
-
-
-async def _on(connection: aiosqlite.Connection, work: Callable[[sqlite3.Connection], T]) -> T:
-    """Runs a function of the connection on its thread."""
-    result: list[T] = []
-    execute: Any = connection.execute  # typed for SQL alone; _Connection takes a callable
-    await execute(lambda db: result.append(work(db)))
-    return result[0]
-
-
 class SqliteStorage(Storage):
     """``path``: the database; made, with its folder, where there is none."""
 
@@ -69,7 +58,7 @@ class SqliteStorage(Storage):
         self.path: Path = path.absolute()
         self._wal = self.path.with_name(self.path.name + "-wal")
         self._lock = StoreLock(self.path)
-        self._sqls: dict[str, tables.Sql] = {}
+        self._sqls: dict[str, Sql] = {}
         self._version = 0
         self._recent = Recent()
         self._snapshots: set[aiosqlite.Connection] = set()
@@ -78,7 +67,7 @@ class SqliteStorage(Storage):
     # Opening and closing
 
     async def open(self) -> None:
-        with _translated(self.path):
+        with translated(self.path):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock.acquire()
         try:
@@ -88,20 +77,20 @@ class SqliteStorage(Storage):
             raise
         self._commits = GroupCommit(self._write, between=self._checkpoint)
         self._writing = asyncio.Lock()
-        self._reading = _Gate()
+        self._reading = Gate()
         self._feed.open(self._version)
 
     async def _connect(self) -> None:
         if not self.path.exists():
             os.close(os.open(self.path, os.O_CREAT | os.O_WRONLY, 0o600))  # before SQLite has it open
-        with _translated(self.path):
+        with translated(self.path):
             # aiosqlite passes a factory on to sqlite3.
-            self._writer = await aiosqlite.connect(self.path, factory=_Connection, isolation_level=None)
+            self._writer = await aiosqlite.connect(self.path, factory=Connection, isolation_level=None)
             try:
-                self.id, self._version = await _on(self._writer, self._prepare)
+                self.id, self._version = await on_thread(self._writer, self._prepare)
                 self._on_loop = sqlite3.connect(self._read_only, uri=True, isolation_level=None, timeout=0)
                 self._readers = [
-                    await aiosqlite.connect(self._read_only, uri=True, factory=_Connection, isolation_level=None)
+                    await aiosqlite.connect(self._read_only, uri=True, factory=Connection, isolation_level=None)
                     for _ in range(_READERS)
                 ]
             except BaseException:
@@ -115,24 +104,24 @@ class SqliteStorage(Storage):
         return f"{self.path.as_uri()}?mode=ro"
 
     def _prepare(self, db: sqlite3.Connection) -> tuple[str, int]:
-        version = tables.schema_version(db)
-        if version < len(tables.MIGRATIONS) and db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
-            with tables.transaction(db):
+        version = schema.schema_version(db)
+        if version < len(schema.MIGRATIONS) and db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]:
+            with schema.transaction(db):
                 pass  # raises where another program is writing, before a backup is made at every attempt
-            self._back_up(db, f"{self.path.name}.before-schema-{len(tables.MIGRATIONS)}-{int(time.time())}")
+            self._back_up(db, f"{self.path.name}.before-schema-{len(schema.MIGRATIONS)}-{int(time.time())}")
         db.execute("PRAGMA auto_vacuum = INCREMENTAL")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA wal_autocheckpoint = 0")
         db.execute(f"PRAGMA cache_size = -{CACHE_BYTES >> 10}")
-        if version < len(tables.MIGRATIONS):
-            tables.migrate(db)
-        self._declared_anew(tables.declared(db))
-        return tables.identity(db)
+        if version < len(schema.MIGRATIONS):
+            schema.migrate(db)
+        self._declared_anew(schema.declared(db))
+        return schema.identity(db)
 
     def _declared_anew(self, collections: dict[str, Collection]) -> None:
         self.collections.update(collections)
-        self._sqls.update({name: tables.Sql(collection) for name, collection in collections.items()})
+        self._sqls.update({name: Sql(collection) for name, collection in collections.items()})
 
     def _back_up(self, db: sqlite3.Connection, name: str) -> None:
         """Copies the database beside itself, for its owner alone; the copy has its name when it is whole."""
@@ -159,9 +148,9 @@ class SqliteStorage(Storage):
 
     async def declare(self, *collections: Collection) -> None:
         def work(db: sqlite3.Connection) -> None:
-            with tables.transaction(db):
+            with schema.transaction(db):
                 for collection in collections:
-                    tables.declare(db, collection)
+                    schema.declare(db, collection)
 
         self._check_open()
         async with self._writing, self._reading.shut():
@@ -178,26 +167,26 @@ class SqliteStorage(Storage):
         sql = self._sqls[collection.name]
         if len(ids) <= _IDS_ON_THE_LOOP and not self._reading.closed:
             try:
-                with _translated(self.path):
-                    found = tables.get(self._on_loop, sql, ids)
+                with translated(self.path):
+                    found = reading.get(self._on_loop, sql, ids)
                 self._recent.add(collection, found.values())
                 return found
             except StorageUnavailable as error:
-                if not _is_busy(error.__cause__):
+                if not is_busy(error.__cause__):
                     raise
-        return await self._read(lambda db: tables.get(db, sql, ids))
+        return await self._read(lambda db: reading.get(db, sql, ids))
 
     async def find(self, query: Query) -> Page:
         sql = self._sqls[self._declared(query.collection).name]
-        return await self._read(lambda db: tables.find(db, sql, query))
+        return await self._read(lambda db: reading.find(db, sql, query))
 
     async def count(self, query: Query) -> int:
         sql = self._sqls[self._declared(query.collection).name]
-        return await self._read(lambda db: tables.count(db, sql, query.filters))
+        return await self._read(lambda db: reading.count(db, sql, query.filters))
 
     async def changes(self, collection: Collection, after: int, limit: int, *, began: int = 0) -> Changes:
         sql = self._sqls[self._declared(collection).name]
-        return await self._read(lambda db: tables.changes(db, sql, after, limit, began))
+        return await self._read(lambda db: reading.changes(db, sql, after, limit, began))
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:
@@ -208,16 +197,16 @@ class SqliteStorage(Storage):
         """
         async with self._reading.passed():
             self._check_open()
-            with _translated(self.path):
-                db = await aiosqlite.connect(self._read_only, uri=True, factory=_Connection, isolation_level=None)
+            with translated(self.path):
+                db = await aiosqlite.connect(self._read_only, uri=True, factory=Connection, isolation_level=None)
             self._snapshots.add(db)
         try:
-            version, collections = await self._read(tables.begin_snapshot, db)
-            sqls = {collection.name: tables.Sql(collection) for collection in collections}
+            version, collections = await self._read(reading.begin_snapshot, db)
+            sqls = {collection.name: Sql(collection) for collection in collections}
 
             async def read(collection: Collection, after: int, limit: int) -> Changes:
                 sql = sqls[collection.name]
-                return await self._read(lambda db: tables.changes(db, sql, after, limit, version), db)
+                return await self._read(lambda db: reading.changes(db, sql, after, limit, version), db)
 
             yield Snapshot(version, collections, in_pages(collections, read))
         finally:
@@ -227,8 +216,8 @@ class SqliteStorage(Storage):
     async def _read(self, work: Callable[[sqlite3.Connection], T], connection: aiosqlite.Connection | None = None) -> T:
         async with self._reading.passed():
             self._check_open()
-            with _translated(self.path):
-                return await _on(connection or next(self._next_reader), work)
+            with translated(self.path):
+                return await on_thread(connection or next(self._next_reader), work)
 
     # Writing
 
@@ -238,10 +227,10 @@ class SqliteStorage(Storage):
 
     async def _write(self, batch: Sequence[Sequence[Write]]) -> Sequence[Commit | Conflict]:
         def work(db: sqlite3.Connection) -> Resolution:
-            with tables.transaction(db):
-                resolution = resolve(batch, tables.Present(db, self._sqls, known), self._version)
+            with schema.transaction(db):
+                resolution = resolve(batch, Present(db, self._sqls, known), self._version)
                 if resolution.written:
-                    tables.write(db, resolution, self._sqls)
+                    writing.write(db, resolution, self._sqls)
                 return resolution
 
         async with self._writing:
@@ -256,8 +245,8 @@ class SqliteStorage(Storage):
         self._declared(what.collection)
 
         def work(db: sqlite3.Connection) -> int:
-            with tables.transaction(db):
-                return tables.forget(db, what, limit)
+            with schema.transaction(db):
+                return writing.forget(db, what, limit)
 
         async with self._writing:
             return await self._write_hop(work)
@@ -270,7 +259,7 @@ class SqliteStorage(Storage):
             await self._write_hop(lambda db: db.execute("BEGIN IMMEDIATE"))
             try:
                 async for chunk in _chunks(changes):
-                    await self._write_hop(partial(tables.restore, changes=chunk, sqls=self._sqls))
+                    await self._write_hop(partial(writing.restore, changes=chunk, sqls=self._sqls))
                 await self._write_hop(self._loaded)
             except BaseException:
                 await self._write_hop(lambda db: db.in_transaction and db.execute("ROLLBACK"))
@@ -280,11 +269,11 @@ class SqliteStorage(Storage):
 
     def _loaded(self, db: sqlite3.Connection) -> None:
         for sql in self._sqls.values():
-            tables.check_unique(db, sql)
-        tables.new_identity(db)
+            schema.check_unique(db, sql)
+        schema.new_identity(db)
         db.execute("COMMIT")
         # On the writer's thread, so that whatever it does next knows, were the caller cancelled meanwhile.
-        self.id, self._version = tables.identity(db)
+        self.id, self._version = schema.identity(db)
 
     async def ping(self) -> None:
         self._check_open()
@@ -303,8 +292,8 @@ class SqliteStorage(Storage):
 
     async def _write_hop(self, work: Callable[[sqlite3.Connection], T]) -> T:
         self._check_open()
-        with _translated(self.path):
-            return await _on(self._writer, work)
+        with translated(self.path):
+            return await on_thread(self._writer, work)
 
     async def _checkpoint(self) -> None:
         """Writes the WAL back into the database when it has grown; runs between two batches.
@@ -341,67 +330,3 @@ async def _chunks(changes: AsyncIterable[Change | Floor]) -> AsyncIterator[list[
             yield chunk
             chunk, size = [], 0
     yield chunk
-
-
-class _Gate:
-    """Lets readers pass, save while somebody has it shut."""
-
-    def __init__(self) -> None:
-        self.closed = False
-        self._inside = 0
-        self._changed = asyncio.Condition()
-
-    @asynccontextmanager
-    async def passed(self) -> AsyncIterator[None]:
-        while self.closed:
-            async with self._changed:
-                await self._changed.wait_for(lambda: not self.closed)
-        self._inside += 1
-        try:
-            yield
-        finally:
-            self._inside -= 1
-            if self.closed:
-                async with self._changed:
-                    self._changed.notify_all()
-
-    @asynccontextmanager
-    async def shut(self) -> AsyncIterator[None]:
-        """Holds readers back, from when the last of them has come out."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: not self.closed)
-            self.closed = True
-            await self._changed.wait_for(lambda: not self._inside)
-        try:
-            yield
-        finally:
-            async with self._changed:
-                self.closed = False
-                self._changed.notify_all()
-
-
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """Turns the driver's errors into the contract's."""
-    try:
-        yield
-    except StorageDamaged as error:
-        raise StorageDamaged(f"{path} {error}") from error
-    except StorageError:
-        raise
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the primary code of an extended one
-        if code == sqlite3.SQLITE_FULL:
-            raise StorageFull(f"{path}: the disk is full") from error
-        if code in _DAMAGED:
-            raise StorageDamaged(f"{path}: {error}") from error
-        raise StorageUnavailable(f"{path}: {error}") from error
-    except OSError as error:
-        raise StorageUnavailable(f"{error.filename or path}: {error.strerror}") from error
-
-
-def _is_busy(error: BaseException | None) -> bool:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY

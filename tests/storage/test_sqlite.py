@@ -30,7 +30,7 @@ from homeport.storage import (
     open_storage,
 )
 from homeport.storage import sqlite as back_end
-from homeport.storage.sqlite import tables as tables
+from homeport.storage.sqlite import connection, schema, writing
 
 NOTES = Collection("notes", (Field("title", "text", indexed=True), Field("rank", "integer")), tombstones=True)
 CHILD = Path(__file__).with_name("sqlite_child.py")
@@ -99,10 +99,10 @@ async def test_a_second_server_is_refused(path: Path) -> None:
 async def test_an_older_schema_is_migrated_after_a_backup(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_storage(f"sqlite:{path}", [NOTES]) as storage:
         await storage.commit([Put(NOTES, "n", {"title": "kept"})])
-    monkeypatch.setattr(tables, "MIGRATIONS", (*tables.MIGRATIONS, _adds_a_table))
+    monkeypatch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, _adds_a_table))
     async with open_storage(f"sqlite:{path}", [NOTES]) as storage:
         assert (await storage.get(NOTES, ["n"]))["n"].decode() == {"title": "kept"}
-    assert rows(path, "PRAGMA user_version") == [(len(tables.MIGRATIONS),)]
+    assert rows(path, "PRAGMA user_version") == [(len(schema.MIGRATIONS),)]
     assert rows(path, "SELECT * FROM added") == []
     (backup,) = path.parent.glob("store.db.before-schema-2-*")
     assert rows(backup, "PRAGMA user_version") == [(1,)]
@@ -122,7 +122,7 @@ async def test_a_migration_that_fails_leaves_the_store_as_it_was(path: Path, mon
         db.execute("no SQL")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tables, "MIGRATIONS", (*tables.MIGRATIONS, fails))
+        patch.setattr(schema, "MIGRATIONS", (*schema.MIGRATIONS, fails))
         with pytest.raises(StorageUnavailable, match="syntax error"):
             async with open_storage(f"sqlite:{path}"):
                 pass
@@ -191,7 +191,7 @@ def test_other_programs_may_come_and_go_while_a_server_runs(path: Path) -> None:
 async def test_large_commits_and_pages_take_few_steps(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step gives the GIL away, and on a busy loop takes milliseconds to win it back."""
     statements: list[str] = []
-    execute = back_end._Connection.execute
+    execute = connection.Connection.execute
 
     def counting(self: Any, work: Any, parameters: Any = (), /) -> Any:
         if not callable(work):
@@ -203,7 +203,7 @@ async def test_large_commits_and_pages_take_few_steps(path: Path, monkeypatch: p
         await work()
         return len(statements)
 
-    monkeypatch.setattr(back_end._Connection, "execute", counting)
+    monkeypatch.setattr(connection.Connection, "execute", counting)
     async with open_storage(f"sqlite:{path}", [NOTES]) as storage:
         puts = [Put(NOTES, f"{n:04}", {"title": f"t{n}"}, if_version=0) for n in range(1200)]
         assert await steps_of(lambda: storage.commit(puts)) < 15
@@ -337,14 +337,14 @@ async def test_a_limit_on_file_size_loses_nothing_and_heals(path: Path) -> None:
 
 async def test_a_write_that_fails_fails_its_batch_and_nothing_more(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with open_storage(f"sqlite:{path}", [NOTES]) as storage:
-        write = tables.write
+        write = writing.write
 
         def failing(db: sqlite3.Connection, *arguments: Any) -> None:
             write(db, *arguments)
             raise sqlite3.OperationalError("disk I/O error")
 
         with monkeypatch.context() as patch:
-            patch.setattr(tables, "write", failing)
+            patch.setattr(writing, "write", failing)
             failed = await asyncio.gather(
                 *(storage.commit([Put(NOTES, f"{n}", {})]) for n in range(5)), return_exceptions=True
             )
