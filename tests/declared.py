@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import jsonschema_rs
 import pytest
@@ -15,23 +14,24 @@ from homeport.server.keys import OPENAPI
 from homeport.server.request import Answer, ApiRequest
 from homeport.storage.documents import encode
 
-_operations: WeakKeyDictionary[web.Application, dict[str, Any]] = WeakKeyDictionary()
-"""Of each application, what its OpenAPI document says of every operation, by their ids."""
+_described: dict[str, dict[str, Any] | None] = {}
+"""What the OpenAPI document says of an operation, by its id; None of one that it leaves out. It says the same whatever
+the settings are, and it takes long to write: once for all applications."""
 _schemas: dict[str, Any] = {}
 
 
-def _described(app: web.Application) -> dict[str, Any]:
-    if app not in _operations:
+def _description(app: web.Application, name: str) -> dict[str, Any] | None:
+    if name not in _described:
         document = app[OPENAPI]()
-        operations = [operation for item in document["paths"].values() for operation in item.values()]
         refusals = document["components"]["responses"]
-        for operation in operations:
+        for operation in (operation for item in document["paths"].values() for operation in item.values()):
             for status, response in operation["responses"].items():
                 if "$ref" in response:
                     operation["responses"][status] = refusals[response["$ref"].rpartition("/")[2]]
-        _operations[app] = {operation["operationId"]: operation for operation in operations}
+            _described[operation["operationId"]] = operation
         _schemas.update(document["components"]["schemas"])
-    return _operations[app]
+        _described.setdefault(name, None)
+    return _described[name]
 
 
 @cache
@@ -72,11 +72,12 @@ def as_declared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         response = respond(self, request, answer)
         operation = self._operation
         ours = type(self) is Endpoint and operation.handler.__module__.startswith("homeport.")
-        if ours and operation.name in _described(request.app) and not isinstance(answer, web.StreamResponse):
+        described = _description(request.app, operation.name) if ours else None
+        if described and not isinstance(answer, web.StreamResponse):
             body, _, _, content_type = answer if isinstance(answer, Answer) else Answer(answer)
             body = body if body is None or isinstance(body, bytes) else encode(body)
             media_type = content_type.partition(";")[0]
-            if complaint := _complaint(_described(request.app)[operation.name], response, media_type, body):
+            if complaint := _complaint(described, response, media_type, body):
                 complaints.append(f"{operation.name}: {complaint}")
         return response
 
