@@ -13,7 +13,7 @@ from .events import EVENTS, Events
 from .folders.syncing import FOLDERS
 from .folders.watching import watching
 from .live import websocket  # noqa: F401  # declares its operations
-from .notifications import devices, notifying  # noqa: F401  # declare theirs
+from .notifications import devices, inbox  # noqa: F401  # declare theirs
 from .notifications.push import pushing
 from .projects import contents, projects, reviews, tickets  # noqa: F401  # declare theirs
 from .running import hooks, retention, sessions  # noqa: F401  # declare theirs

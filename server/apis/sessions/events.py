@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from ....storage.times import format_time
-from . import messages
+from .messages import Message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -21,14 +21,14 @@ class Events:
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._listeners: set[Callable[[messages.Message], None]] = set()
+        self._listeners: set[Callable[[Message], None]] = set()
 
     def __len__(self) -> int:
         """How many listen."""
         return len(self._listeners)
 
     @contextmanager
-    def heard_by(self, listener: Callable[[messages.Message], None]) -> Iterator[None]:
+    def heard_by(self, listener: Callable[[Message], None]) -> Iterator[None]:
         """Tells a listener of all that happens for as long as the context lasts."""
         self._listeners.add(listener)
         try:
@@ -37,19 +37,45 @@ class Events:
             self._listeners.discard(listener)
 
     def status(self, session_id: str, previous: str, new: str) -> None:
-        self._tell(messages.status(session_id, previous, new, self._now()))
+        self._tell(
+            "session:status",
+            flat={"sessionId": session_id, "status": new},
+            payload={"sessionId": session_id, "previousStatus": previous, "newStatus": new, "timestamp": self._now()},
+        )
 
     def waiting(self, session_id: str, waiting: bool, reason: str | None) -> None:
-        self._tell(messages.waiting(session_id, waiting, reason, self._now()))
+        fields = {"sessionId": session_id, "waiting": waiting, "reason": reason}
+        self._tell("session:waiting", flat=fields, payload={**fields, "timestamp": self._now()})
 
     def ticket_state(self, ticket_id: str, previous: str, new: str, trigger: str, reason: str) -> None:
-        self._tell(messages.ticket_state(ticket_id, previous, new, trigger, reason, self._now()))
+        self._tell(
+            "ticket:state",
+            flat={"ticketId": ticket_id, "state": new},
+            payload={
+                "ticketId": ticket_id,
+                "previousState": previous,
+                "newState": new,
+                "trigger": trigger,
+                "reason": reason,
+                "timestamp": self._now(),
+            },
+        )
 
-    def notification(self, document: Mapping[str, object]) -> None:
+    def notification(self, document: Mapping[str, Any]) -> None:
         """``document``: as it is kept, with its ``id``."""
-        self._tell(messages.notification(document))
+        self._tell(
+            "notification",
+            flat={"notification": {name: document[name] for name in ("id", "type", "message")}},
+            payload={
+                "id": document["id"],
+                "title": document["title"],
+                "body": document["message"],
+                "timestamp": document["created_at"],
+            },
+        )
 
-    def _tell(self, message: messages.Message) -> None:
+    def _tell(self, kind: str, *, flat: Mapping[str, Any], payload: Mapping[str, Any]) -> None:
+        message = Message(kind, flat=flat, payload=payload)
         for listener in tuple(self._listeners):
             listener(message)
 

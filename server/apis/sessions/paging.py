@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ....storage import Query, Record, walk
 from ....storage.documents import encode
 from ...request import Answer
+from .records.documents import identified
 
 if TYPE_CHECKING:
     from ...request import ApiRequest
@@ -29,10 +30,10 @@ async def listed(request: ApiRequest, query: Query, show: Show) -> Answer:
     found = await storage.find(replace(query, limit=limit, offset=(page - 1) * limit, total=True))
     total = found.total or 0
     pagination = {"page": page, "limit": limit, "total": total, "total_pages": -(-total // limit)}
-    data = [show({"id": record.id, **record.decode()}) for record in found.records]
+    data = [show(identified(record)) for record in found.records]
     return Answer({"data": data, "pagination": pagination})
 
 
 def _encoded(records: Iterable[Record], show: Show) -> bytes:
     """A list may be long: for a thread, which lets the loop go on between any two of its items."""
-    return b"[%b]" % b",".join([encode(show({"id": record.id, **record.decode()})) for record in records])
+    return b"[%b]" % b",".join([encode(show(identified(record))) for record in records])

@@ -6,7 +6,7 @@ from uuid import uuid4
 
 import pytest
 
-from homeport.server.apis.sessions.notifications import notifying
+from homeport.server.apis.sessions.notifications import inbox
 from homeport.server.apis.sessions.notifications.notifying import notify
 from homeport.server.apis.sessions.records.sessions import SESSIONS
 from homeport.server.apis.sessions.records.tickets import TICKETS
@@ -109,7 +109,7 @@ async def test_dismissing(server: Served) -> None:
 
 async def test_marking_all_while_others_come(server: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is marked once, by one of those who mark, or is unread."""
-    monkeypatch.setattr(notifying, "_MARKED", 7)
+    monkeypatch.setattr(inbox, "_MARKED", 7)
     told = await tell(server, 40)
 
     async def mark() -> int:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from homeport.server.apis.sessions.folders import files, syncing
 from homeport.server.apis.sessions.folders.files import Folder, Missing
-from homeport.server.apis.sessions.folders.headings import title_in, with_title
+from homeport.server.apis.sessions.folders.headings import title_of, with_title
 
 from .conftest import Served, on_memory
 from .sessions_kit import Desk
@@ -470,7 +470,7 @@ def test_a_title_that_was_written_is_read(text: bytes, title: str) -> None:
     title = title.strip()
     if title:
         written = with_title(text, title)
-        assert title_in(written) == title
+        assert title_of("CSM-1.md", written) == title
         assert with_title(written, title) == written
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePosixPath
+
+from ..texts import plain
 
 WINDOW = 64 * 1024
 """Bytes at the beginning of a file among which its heading is looked for."""
@@ -19,16 +22,16 @@ _HEADING = re.compile(
     rb"| {0,3}(?:(?P<fence>`{3,})[^`\r\n]*|(?P<tildes>~{3,})[^\r\n]*)(?=[\r\n]|\Z)"
     rb"(?:.*?[\r\n] {0,3}(?(fence)(?P=fence)`*|(?P=tildes)~*)[ \t]*(?=[\r\n]|\Z)|.*))"
 )
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def title_in(text: bytes) -> str | None:
-    """What the heading says, as plain text; None where there is none, or none in UTF-8."""
+def title_of(path: str, text: bytes) -> str:
+    """What the heading of a file says, as plain text; where there is none, or none in UTF-8, the file's name."""
     heading = _heading(text)
     try:
-        return plain(heading["title"].decode()) or None if heading else None
+        found = _titled(heading["title"].decode()) if heading else ""
     except UnicodeDecodeError:
-        return None
+        found = ""
+    return found or _titled(PurePosixPath(path).stem)
 
 
 def with_title(text: bytes, title: str) -> bytes:
@@ -48,6 +51,5 @@ def _heading(text: bytes) -> re.Match[bytes] | None:
     return next((match for match in found if match["title"] is not None), None)
 
 
-def plain(text: str) -> str:
-    """A text of one line without control characters, not overlong."""
-    return _CONTROL.sub(" ", text).strip()[:MAX_TITLE].rstrip()
+def _titled(text: str) -> str:
+    return plain(text)[:MAX_TITLE].rstrip()

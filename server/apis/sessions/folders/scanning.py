@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from .....storage.records import is_text
 from .files import Folder, Missing, contained, opened, read_beginnings, stamp
-from .headings import WINDOW, plain, title_in
+from .headings import WINDOW, title_of
 
 MAX_TICKETS = 20_000
 """Files of a folder that are tickets; what comes after them in order of path is counted as an error."""
@@ -119,6 +119,4 @@ class _Scanner:
 
 def read_titles(folder: Folder, paths: Iterable[str]) -> dict[str, str]:
     """The titles of some files, by path; those that cannot be read are left out. Raises `Missing` and OSError."""
-    return {
-        path: title_in(text) or plain(PurePosixPath(path).stem) for path, text in read_beginnings(folder, paths, WINDOW)
-    }
+    return {path: title_of(path, text) for path, text in read_beginnings(folder, paths, WINDOW)}

@@ -20,9 +20,10 @@ from .....storage import ABSENT, Delete, DeleteWhere, Filter, Put, Query, Record
 from .....storage.times import format_time
 from ....errors import NotFound
 from ....keys import CLOCK, STORAGE
+from ..records.documents import identified, lock
 from ..records.projects import PROJECTS
 from ..records.sessions import running_on
-from ..records.tickets import ADHOC, TICKETS, TRANSITIONS, ticket_lock, tickets_of
+from ..records.tickets import ADHOC, TICKETS, TRANSITIONS, tickets_of
 from .files import Folder, Missing
 from .scanning import Found, Scan, read_titles, scan
 
@@ -142,7 +143,7 @@ class TicketFolders:
                 await storage.commit(puts)
                 return len(chunk) - len(present), told
 
-            new, told = await retry(self._app[STORAGE], map(ticket_lock, ids.values()), attempt)
+            new, told = await retry(self._app[STORAGE], [lock(TICKETS, id) for id in ids.values()], attempt)
             created += new
             updated += told
         return created, updated
@@ -179,7 +180,7 @@ def _compared(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, Found], list[Found]]:
     """The tickets that are kept; one file for each external id, of several the one that the ticket has, else the first
     in order of path; and which of these are not as their tickets say, oldest first. There may be many: for a thread."""
-    tickets = {ticket["external_id"]: ticket for ticket in ({"id": r.id, **r.decode()} for r in kept)}
+    tickets = {ticket["external_id"]: ticket for ticket in map(identified, kept)}
     chosen: dict[str, Found] = {}
     changed: dict[str, Found] = {}
     for file in found.files:

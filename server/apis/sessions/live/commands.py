@@ -28,41 +28,40 @@ class Command(msgspec.Struct, rename="camel", frozen=True):
     """What a client wants."""
 
 
+class OfSession(Command, frozen=True):
+    session_id: _SessionId
+
+
 class Ping(Command, frozen=True):
     pass
 
 
-class Subscribe(Command, frozen=True):
-    session_id: _SessionId
+class Subscribe(OfSession, frozen=True):
+    pass
 
 
-class Unsubscribe(Command, frozen=True):
-    session_id: _SessionId
+class Unsubscribe(OfSession, frozen=True):
+    pass
 
 
-class Input(Command, frozen=True):
-    session_id: _SessionId
+class Input(OfSession, frozen=True):
     text: str
 
 
-class Keys(Command, frozen=True):
-    session_id: _SessionId
+class Keys(OfSession, frozen=True):
     keys: str
 
 
-class PtyAttach(Command, frozen=True):
-    session_id: _SessionId
+class PtyAttach(OfSession, frozen=True):
     cols: _Columns
     rows: _Rows
 
 
-class PtyData(Command, frozen=True):
-    session_id: _SessionId
+class PtyData(OfSession, frozen=True):
     data: str
 
 
-class PtyResize(Command, frozen=True):
-    session_id: _SessionId
+class PtyResize(OfSession, frozen=True):
     cols: _Columns
     rows: _Rows
 

@@ -22,7 +22,7 @@ from aioapns.connection import (
     JWTAuthorizationHeaderProvider,
 )
 
-from .push import InvalidKey, Refused, Unreachable
+from .refusals import InvalidKey, Refused, Unreachable
 
 if TYPE_CHECKING:
     from h2.settings import ChangedSetting, SettingCodes

@@ -15,7 +15,9 @@ from aiohttp import web
 from .....storage import Query, Record, walk
 from .....storage.times import SECOND
 from ....keys import CLOCK, CONFIG, STORAGE
+from ..texts import shortened
 from .devices import DEVICES, forget
+from .refusals import InvalidKey, Refused, Unreachable
 
 if TYPE_CHECKING:
     from .....storage import Storage
@@ -35,29 +37,6 @@ _LONGEST_PAUSE = 600
 """Seconds; a server that wants a longer one is not asked again."""
 _TITLE, _BODY = 100, 500
 """Characters: a payload may have 4,096 bytes, and a character takes up to six."""
-
-
-class Refused(Exception):
-    """Apple answered that it does not take a notification.
-
-    ``status``: HTTP's. ``reason``: Apple's word for it, such as ``BadDeviceToken``, or "". ``since``: milliseconds
-    since the epoch when the device was found to be gone. ``retry_after``: seconds.
-    """
-
-    def __init__(self, status: int, reason: str, since: int | None, retry_after: int | None) -> None:
-        super().__init__(f"{status} {reason}".rstrip())
-        self.status = status
-        self.reason = reason
-        self.since = since
-        self.retry_after = retry_after
-
-
-class Unreachable(Exception):
-    """There was no answer."""
-
-
-class InvalidKey(Exception):
-    """The signing key is none that ES256 takes."""
 
 
 class Push(NamedTuple):
@@ -87,7 +66,7 @@ class Pusher:
             return
         if len(self._waiting) == MAX_WAITING:
             self._dropped += 1
-        alert = {"title": _shortened(title, _TITLE), "body": _shortened(body, _BODY)}
+        alert = {"title": shortened(title, _TITLE), "body": shortened(body, _BODY)}
         self._waiting.append(Push({"aps": {"alert": alert, "sound": "default"}, **data}, str(uuid_utils.uuid7())))
         self._wake.set()
 
@@ -190,10 +169,6 @@ def _open(config: ApnsConfig) -> Apns:
 
     assert config.key is not None
     return Apns(config, config.key)
-
-
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def _shortened_token(token: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from codecs import getincrementaldecoder
 from collections.abc import Callable
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from aiohttp import hdrs
@@ -17,11 +16,11 @@ from ....keys import CLOCK, STORAGE
 from ....request import Answer
 from ..api import api, caller
 from ..folders.files import MAX_CONTENT, Content, Folder, Missing, read, write
-from ..folders.headings import plain, title_in, with_title
+from ..folders.headings import title_of, with_title
 from ..folders.syncing import FOLDERS
-from ..records import states
-from ..records.projects import get_project
-from ..records.tickets import get_ticket, show_ticket
+from ..records import documents, states
+from ..records.projects import PROJECTS
+from ..records.tickets import TICKETS, show_ticket
 from .tickets import titled
 
 if TYPE_CHECKING:
@@ -116,23 +115,23 @@ async def _rewrite(app: web.Application, id: str, change: Callable[[Content], by
     async with states.steering(app, id):
         found, (content, stamp) = await _at_file(app, id, lambda folder, path: write(folder, path, bounded))
         changes = {
-            "title": title_in(content.data) or plain(PurePosixPath(found["file_path"]).stem),
+            "title": title_of(found["file_path"], content.data),
             "stamp": stamp,
             "updated_at": format_time(app[CLOCK].now()),
         }
-        return await states.change(app[STORAGE], found["id"], changes), content
+        return await documents.change(app[STORAGE], TICKETS, found["id"], changes), content
 
 
 async def _at_file(app: web.Application, id: str, work: Callable[[Folder, str], T]) -> tuple[dict[str, Any], T]:
     """Has a thread work at a ticket's file; where it is not where it was, the folder is read first."""
-    found = await get_ticket(app[STORAGE], id)
-    owner = await get_project(app[STORAGE], found["project_id"])
+    found = await documents.get(app[STORAGE], TICKETS, id)
+    owner = await documents.get(app[STORAGE], PROJECTS, found["project_id"])
     folder = Folder(owner["repo_path"], owner["tickets_path"])
     try:
         return found, await asyncio.to_thread(_work, folder, found["file_path"], work)
     except Missing:
         await app[FOLDERS].read(owner["id"])
-    found = await get_ticket(app[STORAGE], id)
+    found = await documents.get(app[STORAGE], TICKETS, id)
     try:
         return found, await asyncio.to_thread(_work, folder, found["file_path"], work)
     except Missing:

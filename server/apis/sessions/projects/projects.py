@@ -19,7 +19,8 @@ from ..api import api, caller
 from ..folders.files import contained
 from ..folders.syncing import FOLDERS
 from ..paging import listed
-from ..records.projects import PROJECTS, find_project, get_project, project_lock, show_project
+from ..records import documents
+from ..records.projects import PROJECTS, show_project
 from ..records.sessions import active, show
 from ..records.tickets import STATES, TICKETS, TRANSITIONS, tickets_of
 
@@ -80,7 +81,7 @@ async def create_project(request: ApiRequest) -> Answer:
 )
 async def project_details(request: ApiRequest) -> dict[str, Any]:
     """A project, how many tickets of each state it has, and the newest of its sessions that has not ended."""
-    found = await get_project(request.storage, request.path["id"])
+    found = await documents.get(request.storage, PROJECTS, request.path["id"])
     await request.app[FOLDERS].read(found["id"])
     counts = [await request.storage.count(tickets_of(found["id"], Filter("state", "==", state))) for state in STATES]
     running = (await _active(request.storage, found["id"]))[:1]
@@ -105,12 +106,12 @@ async def change_project(request: ApiRequest) -> dict[str, Any]:
     now = format_time(request.now)
 
     async def attempt() -> dict[str, Any]:
-        record = await find_project(request.storage, request.path["id"])
+        record = await documents.find(request.storage, PROJECTS, request.path["id"])
         document = await _checked({**record.decode(), **changes}) | {"updated_at": now}
         await _commit(request.storage, Put(PROJECTS, record.id, document, record.version))
         return {"id": record.id, **document}
 
-    return show_project(await retry(request.storage, [project_lock(request.path["id"])], attempt))
+    return show_project(await retry(request.storage, [documents.lock(PROJECTS, request.path["id"])], attempt))
 
 
 @api.delete("/api/projects/{id}", params="sessions#/$defs/Id", returns={204: None}, errors=(404, 409), auth=caller)
@@ -119,7 +120,7 @@ async def delete_project(request: ApiRequest) -> Answer:
     id = request.path["id"].lower()
 
     async def attempt() -> None:
-        record = await find_project(request.storage, id)
+        record = await documents.find(request.storage, PROJECTS, id)
         if await _active(request.storage, id):
             raise ApiError("The project has sessions that have not ended", status=409)
         await request.storage.commit(
@@ -130,7 +131,7 @@ async def delete_project(request: ApiRequest) -> Answer:
         )
 
     async with request.app[FOLDERS].hold(id):
-        await retry(request.storage, [project_lock(id)], attempt)
+        await retry(request.storage, [documents.lock(PROJECTS, id)], attempt)
         request.app[FOLDERS].forget(id)
     return Answer(status=204)
 

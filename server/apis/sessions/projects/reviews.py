@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from ....errors import ApiError, BadRequest, InvalidBody, Problem, ServiceUnavailable
 from ....keys import STORAGE
 from ..api import api, caller
-from ..records import states
-from ..records.projects import get_project
+from ..records import documents, states
+from ..records.projects import PROJECTS
 from ..records.sessions import running_on, show
-from ..records.tickets import get_ticket, show_ticket
+from ..records.tickets import TICKETS, show_ticket
 from ..running.runner import MAX_PROMPT_BYTES, RUNNER
 from .contents import with_content
 
@@ -48,12 +48,12 @@ async def start(request: ApiRequest) -> dict[str, Any]:
             raise ApiError("A session is running on this ticket", status=409)
         if not await runner.tmux_available():
             raise ServiceUnavailable("tmux is not available")
-        owner = await get_project(app[STORAGE], found["project_id"])
+        owner = await documents.get(app[STORAGE], PROJECTS, found["project_id"])
         # First the state: the session may end, and the ticket go to review, before anything else is done here.
         began = found["state"] == "backlog"
         if began:
             await states.move(app, id, "in_progress", trigger="manual", reason="user_started")
-            found = await get_ticket(app[STORAGE], id)
+            found = await documents.get(app[STORAGE], TICKETS, id)
         try:
             session = await runner.start(owner, ticket=found, prompt=_prompt(found, content.text))
         except ApiError:
@@ -61,7 +61,7 @@ async def start(request: ApiRequest) -> dict[str, Any]:
                 await states.move(app, id, "backlog", trigger="auto", reason="session_failed", legal=("in_progress",))
             raise
         if found["feedback"]:
-            await states.change(app[STORAGE], id, {"feedback": []})
+            await documents.change(app[STORAGE], TICKETS, id, {"feedback": []})
     (shown,) = await show(app[STORAGE], [session])
     return {"ticket": show_ticket(found), "session": shown}
 
@@ -100,7 +100,7 @@ async def approve(request: ApiRequest) -> dict[str, Any]:
     """Ends the session on a ticket in review, if one runs: the ticket is done."""
     app, id = request.app, request.path["id"].lower()
     async with states.steering(app, id):
-        states.check((await get_ticket(app[STORAGE], id))["state"], "done")
+        states.check((await documents.get(app[STORAGE], TICKETS, id))["state"], "done")
         if session := await running_on(app[STORAGE], id):
             await app[RUNNER].finish(session["id"])
         return _reviewed(await states.move(app, id, "done", trigger="manual", reason="user_approved"))
@@ -122,7 +122,7 @@ async def reject(request: ApiRequest) -> dict[str, Any]:
     if not feedback:
         raise InvalidBody(problems=[Problem(("feedback",), "must not be blank")])
     async with states.steering(app, id):
-        kept = (await get_ticket(app[STORAGE], id))["feedback"]
+        kept = (await documents.get(app[STORAGE], TICKETS, id))["feedback"]
         transition = await states.move(
             app, id, "in_progress", trigger="manual", reason="user_rejected", feedback=feedback, legal=("review",)
         )
@@ -132,7 +132,7 @@ async def reject(request: ApiRequest) -> dict[str, Any]:
             except ApiError as error:
                 log.warning("feedback is kept for the next session on ticket %s: %s", id, error.message)
             else:
-                await states.change(app[STORAGE], id, {"feedback": kept})
+                await documents.change(app[STORAGE], TICKETS, id, {"feedback": kept})
     return _reviewed(transition)
 
 

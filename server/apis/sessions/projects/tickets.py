@@ -17,10 +17,10 @@ from ..folders.files import Folder, Missing, create, refusing, remove
 from ..folders.scanning import scan
 from ..folders.syncing import FOLDERS, removal
 from ..paging import listed
-from ..records import states
-from ..records.projects import get_project
+from ..records import documents, states
+from ..records.projects import PROJECTS
 from ..records.sessions import running_on
-from ..records.tickets import ADHOC, TRANSITIONS, get_ticket, show_ticket, tickets_of
+from ..records.tickets import ADHOC, TICKETS, TRANSITIONS, show_ticket, tickets_of
 
 if TYPE_CHECKING:
     from ....request import ApiRequest
@@ -42,7 +42,7 @@ _NO_SLUG = re.compile(r"[^a-z0-9]+")
 )
 async def list_tickets(request: ApiRequest) -> Answer:
     """A project's tickets, newest first; its folder is read before."""
-    found = await get_project(request.storage, request.path["id"])
+    found = await documents.get(request.storage, PROJECTS, request.path["id"])
     await request.app[FOLDERS].read(found["id"])
     where = []
     if state := request.query.get("state"):
@@ -63,7 +63,7 @@ async def list_tickets(request: ApiRequest) -> Answer:
 )
 async def list_prefixes(request: ApiRequest) -> dict[str, list[str]]:
     """The prefixes of a project's tickets; its folder is read before."""
-    found = await get_project(request.storage, request.path["id"])
+    found = await documents.get(request.storage, PROJECTS, request.path["id"])
     await request.app[FOLDERS].read(found["id"])
     query = tickets_of(found["id"])
     return {"data": sorted({record.decode()["prefix"] async for record in walk(request.storage, query)})}
@@ -95,7 +95,7 @@ async def create_ticket(request: ApiRequest) -> Answer:
     """Writes a new ticket file into a project's folder, with a number above all that are there."""
     title = titled(request.document)
     slug = request.document.get("slug") or _slug_of(title)
-    found = await get_project(request.storage, request.path["id"])
+    found = await documents.get(request.storage, PROJECTS, request.path["id"])
     folder, folders = Folder(found["repo_path"], found["tickets_path"]), request.app[FOLDERS]
     async with folders.hold(found["id"]):
         try:
@@ -107,7 +107,7 @@ async def create_ticket(request: ApiRequest) -> Answer:
         records = (await request.storage.find(made)).records
     if not records:
         raise ServiceUnavailable(f"{external_id} was written, but could not be read again")
-    return Answer(show_ticket({"id": records[0].id, **records[0].decode()}), 201)
+    return Answer(show_ticket(documents.identified(records[0])), 201)
 
 
 def _write_new(folder: Folder, slug: str, title: str) -> str:
@@ -133,7 +133,7 @@ async def change_state(request: ApiRequest) -> dict[str, Any]:
     id = request.path["id"].lower()
     async with states.steering(request.app, id):
         await states.move(request.app, id, request.document["state"], trigger="manual", reason="user_moved")
-    return show_ticket(await get_ticket(request.storage, id))
+    return show_ticket(await documents.get(request.storage, TICKETS, id))
 
 
 @api.delete(
@@ -145,13 +145,13 @@ async def change_state(request: ApiRequest) -> dict[str, Any]:
 )
 async def delete_ticket(request: ApiRequest) -> dict[str, bool]:
     """Removes a ticket that was made here, its history and its file."""
-    found = await get_ticket(request.storage, request.path["id"])
+    found = await documents.get(request.storage, TICKETS, request.path["id"])
     if not found["is_adhoc"]:
         raise ApiError(f"{found['external_id']} is no adhoc ticket: delete its file", status=409)
-    owner = await get_project(request.storage, found["project_id"])
+    owner = await documents.get(request.storage, PROJECTS, found["project_id"])
     folder = Folder(owner["repo_path"], owner["tickets_path"])
     async with states.steering(request.app, found["id"]), request.app[FOLDERS].hold(owner["id"]):
-        found = await get_ticket(request.storage, found["id"])
+        found = await documents.get(request.storage, TICKETS, found["id"])
         if await running_on(request.storage, found["id"]):
             raise ApiError("A session is running on this ticket", status=409)
         with suppress(Missing):
@@ -169,10 +169,10 @@ async def delete_ticket(request: ApiRequest) -> dict[str, bool]:
 )
 async def show_history(request: ApiRequest) -> dict[str, Any]:
     """What became of a ticket, newest first."""
-    found = await get_ticket(request.storage, request.path["id"])
+    found = await documents.get(request.storage, TICKETS, request.path["id"])
     where = (Filter("ticket_id", "==", found["id"]),)
     page = await request.storage.find(Query(TRANSITIONS, where, sort=("-id",), limit=_MAX_HISTORY))
-    return {"data": [_transition({"id": record.id, **record.decode()}) for record in page.records]}
+    return {"data": [_transition(documents.identified(record)) for record in page.records]}
 
 
 def _transition(kept: Mapping[str, Any]) -> dict[str, Any]:

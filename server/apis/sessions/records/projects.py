@@ -1,16 +1,13 @@
-"""Projects as they are kept and shown.
-
-Every id is a UUIDv7, so that order of id is order of time, and "newest first" is the order of falling ids.
-"""
+"""Projects as they are kept and shown."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, Final
 
-from .....storage import Collection, Field, Query, Record, Storage, walk
-from ....errors import NotFound
+from .....storage import Collection, Field, Query, Storage, walk
 from ..api import api
+from .documents import identified
 
 PROJECTS: Final = Collection("sessions_projects", (Field("repo_path", "text", unique=True),))
 """As `show_project` shows them."""
@@ -24,28 +21,9 @@ def show_project(project: Mapping[str, Any]) -> dict[str, Any]:
     return {name: project[name] for name in ("id", *_PROJECT, *_TIMES)}
 
 
-def project_lock(id: str) -> str:
-    """What writes of a project take turns on, and the beginning of its sessions."""
-    return f"{PROJECTS.name}/{id.lower()}"
-
-
-async def find_project(storage: Storage, id: str) -> Record:
-    """The record of a project. Raises `NotFound`."""
-    record = (await storage.get(PROJECTS, [id.lower()])).get(id.lower())
-    if record is None:
-        raise NotFound("Project not found")
-    return record
-
-
-async def get_project(storage: Storage, id: str) -> dict[str, Any]:
-    """A project, with its ``id``. Raises `NotFound`."""
-    record = await find_project(storage, id)
-    return {"id": record.id, **record.decode()}
-
-
 async def all_projects(storage: Storage) -> list[dict[str, Any]]:
     """Every project, newest first."""
-    return [{"id": r.id, **r.decode()} async for r in walk(storage, Query(PROJECTS, sort=("-id",)))]
+    return [identified(record) async for record in walk(storage, Query(PROJECTS, sort=("-id",)))]
 
 
 api.collections += (PROJECTS,)

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from .....storage import Collection, Field, Filter, Query, Storage, walk
 from ..api import api
+from .documents import get_all, identified
 from .projects import PROJECTS
 from .tickets import TICKETS
 
@@ -30,7 +31,7 @@ _TIMES = ("started_at", "ended_at", "created_at", "updated_at")
 async def active(storage: Storage, *where: Filter) -> list[dict[str, Any]]:
     """The sessions that have not ended, newest first."""
     query = Query(SESSIONS, (Filter("status", "in", ACTIVE), *where), sort=("-id",))
-    return [{"id": record.id, **record.decode()} async for record in walk(storage, query)]
+    return [identified(record) async for record in walk(storage, query)]
 
 
 async def running_on(storage: Storage, ticket_id: str) -> dict[str, Any] | None:
@@ -42,8 +43,8 @@ async def running_on(storage: Storage, ticket_id: str) -> dict[str, Any] | None:
 async def show(storage: Storage, sessions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Sessions as clients see them, with their projects and tickets."""
     sessions = list(sessions)
-    projects = await _documents(storage, PROJECTS, {session["project_id"] for session in sessions})
-    tickets = await _documents(storage, TICKETS, {session["ticket_id"] for session in sessions} - {None})
+    projects = await get_all(storage, PROJECTS, [session["project_id"] for session in sessions])
+    tickets = await get_all(storage, TICKETS, [session["ticket_id"] for session in sessions])
     return [
         {
             **{name: session[name] for name in ("id", *_SHOWN, *_TIMES)},
@@ -56,10 +57,6 @@ async def show(storage: Storage, sessions: Iterable[Mapping[str, Any]]) -> list[
 
 def _brief(id: str | None, ticket: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return None if ticket is None else {"id": id, "external_id": ticket["external_id"], "title": ticket["title"]}
-
-
-async def _documents(storage: Storage, collection: Collection, ids: Iterable[str]) -> dict[str, dict[str, Any]]:
-    return {id: record.decode() for id, record in (await storage.get(collection, list(ids))).items()}
 
 
 api.collections += (SESSIONS,)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 from uuid_utils import uuid7
 
-from .....storage import ABSENT, Put, Storage, retry
+from .....storage import ABSENT, Put, retry
 from .....storage.times import format_time
 from ....errors import BadRequest
 from ....keys import CLOCK, STORAGE
 from ..events import EVENTS
-from .tickets import TICKETS, TRANSITIONS, find_ticket, ticket_lock
+from . import documents
+from .tickets import TICKETS, TRANSITIONS
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -48,7 +49,7 @@ async def move(
     storage, clock = app[STORAGE], app[CLOCK]
 
     async def attempt() -> dict[str, Any]:
-        record = await find_ticket(storage, ticket_id)
+        record = await documents.find(storage, TICKETS, ticket_id)
         ticket = record.decode()
         before = ticket["state"]
         check(before, to, legal)
@@ -70,7 +71,7 @@ async def move(
         await storage.commit([Put(TICKETS, ticket_id, ticket, record.version), Put(TRANSITIONS, id, kept, ABSENT)])
         return {"id": id, **transition}
 
-    transition = await retry(storage, [ticket_lock(ticket_id)], attempt)
+    transition = await retry(storage, [documents.lock(TICKETS, ticket_id)], attempt)
     app[EVENTS].ticket_state(ticket_id, transition["from_state"], to, trigger, reason)
     return transition
 
@@ -90,18 +91,6 @@ def _times(ticket: Mapping[str, Any], to: str, now: str) -> dict[str, str | None
         case "done":
             return {"completed_at": now}
     return {}
-
-
-async def change(storage: Storage, ticket_id: str, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Writes some members of a ticket; returns it. Raises `NotFound`."""
-
-    async def attempt() -> dict[str, Any]:
-        record = await find_ticket(storage, ticket_id)
-        ticket: dict[str, Any] = record.decode() | changes
-        await storage.commit([Put(TICKETS, ticket_id, ticket, record.version)])
-        return {"id": ticket_id, **ticket}
-
-    return await retry(storage, [ticket_lock(ticket_id)], attempt)
 
 
 def steering(app: web.Application, ticket_id: str) -> AbstractAsyncContextManager[None]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from .....storage import Collection, Field, Filter, Query, Record, Storage
-from ....errors import NotFound
+from .....storage import Collection, Field, Filter, Query
 from ..api import api
 
 TICKETS: Final = Collection(
@@ -42,25 +41,6 @@ def tickets_of(project_id: str, *where: Filter) -> Query:
 def show_ticket(ticket: Mapping[str, Any]) -> dict[str, Any]:
     """A ticket as lists show it."""
     return {name: ticket[name] for name in ("id", *_TICKET, *_TIMES)}
-
-
-async def get_ticket(storage: Storage, id: str) -> dict[str, Any]:
-    """A ticket, with its ``id``. Raises `NotFound`."""
-    record = await find_ticket(storage, id.lower())
-    return {"id": record.id, **record.decode()}
-
-
-async def find_ticket(storage: Storage, id: str) -> Record:
-    """The record of a ticket. Raises `NotFound`."""
-    record = (await storage.get(TICKETS, [id])).get(id)
-    if record is None:
-        raise NotFound("Ticket not found")
-    return record
-
-
-def ticket_lock(id: str) -> str:
-    """What writes of a ticket take turns on."""
-    return f"{TICKETS.name}/{id}"
 
 
 api.collections += (TICKETS, TRANSITIONS)

@@ -14,18 +14,20 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from .....storage import Filter, Put, Query, Storage, retry, walk
+from .....storage import Filter, Query, Storage, walk
 from .....storage.records import is_text
 from ....errors import BadRequest, NotFound
 from ....keys import CONFIG, STORAGE
 from ..api import api, caller
 from ..notifications.notifying import notify
-from ..records import states
-from ..records.projects import PROJECTS, get_project
+from ..records import documents, states
+from ..records.projects import PROJECTS
 from ..records.sessions import ACTIVE, SESSIONS, active
+from ..texts import plain, shortened
 from .runner import RUNNER
 from .transcripts import NotReadable, last_usage
 
@@ -42,7 +44,6 @@ _SESSION_HEADER = "X-Homeport-Session"
 _MOST_MESSAGE = 500
 _MOST_PARENTS = 256
 _UUID = re.compile(r"[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 _AT_WORK = frozenset({"UserPromptSubmit", "PreToolUse", "PostToolUse", "PostToolUseFailure"})
 _EVENTS = _AT_WORK | {
@@ -132,7 +133,7 @@ async def _holding(storage: Storage, folder: str) -> list[dict[str, Any]]:
     path = PurePath(await asyncio.to_thread(os.path.realpath, folder))
     paths = [text for text in map(str, (path, *path.parents)) if is_text(text)][-_MOST_PARENTS:]
     query = Query(PROJECTS, (Filter("repo_path", "in", tuple(paths)),))
-    found = [{"id": r.id, **r.decode()} async for r in walk(storage, query)]
+    found = [documents.identified(record) async for record in walk(storage, query)]
     return sorted(found, key=lambda project: len(project["repo_path"]), reverse=True)
 
 
@@ -152,7 +153,10 @@ async def _take(app: web.Application, session_id: str, event: Mapping[str, Any])
         case "PostToolUse":
             await _look_for_handoff(app, session, event)
         case "Notification" if event.get("notification_type") in _WAITS:
-            message = _plain(event.get("message", "")) or "Claude is waiting for your input"
+            message = (
+                shortened(plain(event.get("message", "")[: 2 * _MOST_MESSAGE]), _MOST_MESSAGE)
+                or "Claude is waiting for your input"
+            )
             await _pause(app, session, message)
         case "Stop":
             moved = await _to_review(app, session)
@@ -205,7 +209,7 @@ async def _look_for_handoff(app: web.Application, session: Mapping[str, Any], ev
     path = written.get("file_path") if isinstance(written, dict) else None
     if event.get("tool_name") not in _WRITES or not isinstance(path, str) or session.get("handoff_told"):
         return
-    of = await get_project(app[STORAGE], session["project_id"])
+    of = await documents.get(app[STORAGE], PROJECTS, session["project_id"])
     if await asyncio.to_thread(_is_same, os.path.join(of["repo_path"], of["handoff_path"]), path):  # noqa: PTH118
         await _keep(app, session, {"handoff_told": True})
         await _tell(app, session, "handoff_complete", f"{of['handoff_path']} is written", "Handoff is complete")
@@ -223,16 +227,5 @@ async def _keep(app: web.Application, session: Mapping[str, Any], changes: Mappi
     """Writes members of a session's record that only hooks know."""
     if all(session.get(name) == value for name, value in changes.items()):
         return
-    storage, id = app[STORAGE], session["id"]
-
-    async def attempt() -> None:
-        record = (await storage.get(SESSIONS, [id])).get(id)
-        if record is not None:
-            await storage.commit([Put(SESSIONS, id, record.decode() | changes, record.version)])
-
-    await retry(storage, [f"{SESSIONS.name}/{id}"], attempt)
-
-
-def _plain(text: str) -> str:
-    text = _CONTROL.sub(" ", text[: 2 * _MOST_MESSAGE]).strip()
-    return text if len(text) <= _MOST_MESSAGE else f"{text[: _MOST_MESSAGE - 1]}…"
+    with suppress(NotFound):
+        await documents.change(app[STORAGE], SESSIONS, session["id"], changes)

@@ -25,8 +25,8 @@ from ....errors import ApiError, BadRequest, NotFound, ServiceUnavailable
 from ....keys import CLOCK, CONFIG, STORAGE
 from ..events import EVENTS
 from ..notifications import notifying
-from ..records import states
-from ..records.projects import PROJECTS, project_lock
+from ..records import documents, states
+from ..records.projects import PROJECTS
 from ..records.sessions import ACTIVE, SESSIONS, active
 from ..records.tickets import TRANSITIONS
 from ..tmux.client import Pane, Tmux, TmuxMovedOn, TmuxRefused, TmuxSession, TmuxUnavailable
@@ -197,7 +197,7 @@ class Runner:
                 raise
 
         # The record comes first: whatever happens then, nothing runs that is not known.
-        await retry(storage, [project_lock(project["id"])], attempt)
+        await retry(storage, [documents.lock(PROJECTS, project["id"])], attempt)
         window = project["tmux_window"] or (self._command[0] if ticket is None else ticket["external_id"])
         try:
             pane = await self._open(id, project, prompt, window)

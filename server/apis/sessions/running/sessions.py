@@ -9,6 +9,7 @@ from .....storage import Filter, Query
 from ....errors import InvalidBody, NotFound, Problem
 from ....request import Answer, ApiRequest
 from ..api import api, caller
+from ..records import documents
 from ..records.projects import PROJECTS
 from ..records.sessions import SESSIONS, show
 from ..records.tickets import TICKETS
@@ -42,7 +43,7 @@ async def list_sessions(request: ApiRequest) -> list[dict[str, Any]]:
     if project := query.get("projectId") or query.get("project_id"):
         where.append(Filter("project_id", "==", project.lower()))
     page = await request.storage.find(Query(SESSIONS, tuple(where), sort=("-id",), limit=MAX_LISTED))
-    return await show(request.storage, [{"id": record.id, **record.decode()} for record in page.records])
+    return await show(request.storage, [documents.identified(record) for record in page.records])
 
 
 @api.get(
@@ -73,10 +74,10 @@ async def show_session(request: ApiRequest) -> dict[str, Any]:
 async def start_session(request: ApiRequest) -> Answer:
     """Starts a session in a project, on a ticket of it or on none; the states of tickets are left as they are."""
     document = request.document
-    project = await _document(request, PROJECTS, _id(request), "Project not found")
+    project = await documents.get(request.storage, PROJECTS, _id(request))
     ticket = None
     if ticket_id := document.get("ticket_id"):
-        ticket = await _document(request, TICKETS, ticket_id.lower(), "Ticket not found")
+        ticket = await documents.get(request.storage, TICKETS, ticket_id)
         if ticket["project_id"] != project["id"]:
             raise NotFound("Ticket not found")
     session = await request.app[RUNNER].start(project, ticket=ticket, prompt=document.get("initialPrompt"))
@@ -190,10 +191,3 @@ def _id(request: ApiRequest) -> str:
 
 async def _shown(request: ApiRequest, session: dict[str, Any]) -> dict[str, Any]:
     return (await show(request.storage, [session]))[0]
-
-
-async def _document(request: ApiRequest, collection: Any, id: str, missing: str) -> dict[str, Any]:
-    record = (await request.storage.get(collection, [id])).get(id)
-    if record is None:
-        raise NotFound(missing)
-    return {"id": id, **record.decode()}
