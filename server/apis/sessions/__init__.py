@@ -30,7 +30,7 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(pushing(app))
         app[RUNNER] = runner = Runner(app)
-        app[TMUX] = runner.tmux_available
+        app[TMUX] = runner.tmux.available
         await stack.enter_async_context(runner.running_in())
         await stack.enter_async_context(watching(app))
         yield

@@ -43,6 +43,12 @@ class Events:
             payload={"sessionId": session_id, "previousStatus": previous, "newStatus": new, "timestamp": self._now()},
         )
 
+    def status_changed(self, session_id: str, previous: str, new: str, reason: str | None = None) -> None:
+        """`status` and, where a session begins or ceases to wait for input, `waiting`."""
+        self.status(session_id, previous, new)
+        if "paused" in (previous, new):
+            self.waiting(session_id, new == "paused", reason)
+
     def waiting(self, session_id: str, waiting: bool, reason: str | None) -> None:
         fields = {"sessionId": session_id, "waiting": waiting, "reason": reason}
         self._tell("session:waiting", flat=fields, payload={**fields, "timestamp": self._now()})

@@ -13,10 +13,11 @@ from statistics import median
 from typing import Any
 
 import pytest
+from aiohttp import web
 from uuid_utils import uuid7
 
 from homeport.server.apis.sessions.records.sessions import SESSIONS
-from homeport.server.apis.sessions.running.runner import Runner
+from homeport.server.apis.sessions.running import ends
 from homeport.storage import ABSENT, Put, Write
 
 from .conftest import NOW, Launch, Process, on_memory
@@ -166,15 +167,15 @@ async def test_a_server_that_is_killed_between_ticket_and_session(desk: Desk, mo
     [ticket] = await desk.call("GET", f"/projects/{project['id']}/tickets")
     id = (await desk.call("POST", f"/tickets/{ticket['id']}/start"))["session"]["id"]
     await desk.printed(id, "[")
-    change, killed = Runner._change, asyncio.Event()
+    change, killed = ends.change_session, asyncio.Event()
 
-    async def die(self: Runner, session_id: str, changes: dict[str, Any], *also: Write) -> dict[str, Any]:
+    async def die(app: web.Application, session_id: str, changes: dict[str, Any], *also: Write) -> dict[str, Any]:
         if "ended_at" in changes and not killed.is_set():
             killed.set()
             raise asyncio.CancelledError
-        return await change(self, session_id, changes, *also)
+        return await change(app, session_id, changes, *also)
 
-    monkeypatch.setattr(Runner, "_change", die)
+    monkeypatch.setattr(ends, "change_session", die)
     await desk.type(id, "exit 0")
     await asyncio.wait_for(killed.wait(), 30)
     assert (await desk.call("GET", f"/tickets/{ticket['id']}"))["state"] == "review"

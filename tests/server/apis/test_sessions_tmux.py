@@ -391,7 +391,7 @@ def _stopped(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     pid = _tmux_server(desk)
     with monkeypatch.context() as patch:
         patch.setattr("homeport.server.apis.sessions.tmux.client._DEADLINE", 0.2)
-        patch.setattr("homeport.server.apis.sessions.running.runner._RETRY_SECONDS", 0.1)
+        patch.setattr("homeport.server.apis.sessions.running.ends._RETRY_SECONDS", 0.1)
         os.kill(pid, signal.SIGSTOP)
         try:
             yield

@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import os
 import re
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from homeport.server.apis.sessions import messages
 from homeport.server.apis.sessions.events import EVENTS
 from homeport.server.apis.sessions.live import websocket
 from homeport.server.apis.sessions.live.commands import hear
+from homeport.server.apis.sessions.tmux import following
 from homeport.server.errors import ApiError
 
 from .conftest import on_memory
@@ -80,6 +84,35 @@ async def test_who_subscribes_in_between_misses_nothing_and_gets_nothing_twice(s
         readers.append(asyncio.create_task(read()))
         await asyncio.sleep(0.01)
     assert all(seen == list(range(1, 5001)) for seen in await asyncio.gather(*readers))
+
+
+@on_memory
+@pytest.mark.parametrize(("module", "step"), [(os, "mkfifo"), (following, "load")], ids=["recorded", "followed"])
+async def test_who_subscribes_to_a_session_that_is_starting_hears_it(
+    sessions: Steered, monkeypatch: pytest.MonkeyPatch, module: Any, step: str
+) -> None:
+    """However far it is: it has a record, but its output is not read yet."""
+    do, reached, go_on = getattr(module, step), threading.Event(), threading.Event()
+
+    def wait(*arguments: Any) -> Any:
+        reached.set()
+        go_on.wait(30)
+        return do(*arguments)
+
+    monkeypatch.setattr(module, step, wait)
+    starting = asyncio.create_task(sessions.start())
+    await asyncio.to_thread(reached.wait, 30)
+    [session] = await sessions.desk.call("GET", "/sessions")
+    async with connect(sessions.server) as socket:
+        await subscribe(socket, session["id"])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await socket.next()
+        go_on.set()
+        await starting
+        text = ""
+        while "ready\n" not in text:
+            text += text_of(await socket.until("session:output"))
 
 
 @on_memory

@@ -46,7 +46,7 @@ async def start(request: ApiRequest) -> dict[str, Any]:
             raise BadRequest(f"A ticket that is {found['state']} cannot become in_progress by a start")
         if await running_on(app[STORAGE], id):
             raise ApiError("A session is running on this ticket", status=409)
-        if not await runner.tmux_available():
+        if not await runner.tmux.available():
             raise ServiceUnavailable("tmux is not available")
         owner = await documents.get(app[STORAGE], PROJECTS, found["project_id"])
         # First the state: the session may end, and the ticket go to review, before anything else is done here.

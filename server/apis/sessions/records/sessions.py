@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from .....storage import Collection, Field, Filter, Query, Storage, walk
+from .....storage import Collection, Field, Filter, Query, Storage, Write, walk
+from .....storage.times import format_time
+from ....keys import CLOCK, STORAGE
 from ..api import api
-from .documents import get_all, identified
+from .documents import change, get_all, identified
 from .projects import PROJECTS
 from .tickets import TICKETS
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 SESSIONS: Final = Collection(
     "sessions_sessions",
@@ -38,6 +43,12 @@ async def running_on(storage: Storage, ticket_id: str) -> dict[str, Any] | None:
     """The session of a ticket that has not ended."""
     found = await active(storage, Filter("busy_ticket", "==", ticket_id))
     return found[0] if found else None
+
+
+async def change_session(app: web.Application, id: str, changes: Mapping[str, Any], *also: Write) -> dict[str, Any]:
+    """`documents.change`, and when."""
+    updated = {**changes, "updated_at": format_time(app[CLOCK].now())}
+    return await change(app[STORAGE], SESSIONS, id, updated, *also)
 
 
 async def show(storage: Storage, sessions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -92,7 +92,7 @@ async def _named(app: web.Application, session_id: str, event: Mapping[str, Any]
     A Claude Code that another one started there inherits the environment: its events are none of the session's.
     """
     try:
-        session = await app[RUNNER].get(session_id)
+        session = await documents.get(app[STORAGE], SESSIONS, session_id)
     except NotFound:
         return None
     known, claude = session.get("claude_session_id"), event.get("session_id")
@@ -142,7 +142,7 @@ async def _holding(storage: Storage, folder: str) -> list[dict[str, Any]]:
 
 async def _take(app: web.Application, session_id: str, event: Mapping[str, Any]) -> None:
     runner, name = app[RUNNER], event["hook_event_name"]
-    session = await runner.get(session_id)
+    session = await documents.get(app[STORAGE], SESSIONS, session_id)
     if "transcript_path" in event:
         await _measure(app, session, event["transcript_path"])
     if name in _AT_WORK:

@@ -55,7 +55,7 @@ async def list_sessions(request: ApiRequest) -> list[dict[str, Any]]:
 )
 async def show_session(request: ApiRequest) -> dict[str, Any]:
     """A session."""
-    return await _shown(request, await request.app[RUNNER].get(_id(request)))
+    return await _shown(request, await documents.get(request.storage, SESSIONS, _id(request)))
 
 
 @api.post(
@@ -170,13 +170,13 @@ async def stop_session(request: ApiRequest) -> dict[str, Any]:
 @api.post("/api/sessions/sync", returns={200: "sessions#/$defs/Updated"}, errors=(503,), auth=caller)
 async def sync_sessions(request: ApiRequest) -> dict[str, Any]:
     """Matches the records to the panes that live."""
-    return {"updated": await request.app[RUNNER].sync()}
+    return {"updated": await request.app[RUNNER].ends.sync()}
 
 
 @api.get("/api/tmux/sessions", returns={200: "sessions#/$defs/TmuxSessions"}, errors=(503,), auth=caller)
 async def list_tmux_sessions(request: ApiRequest) -> dict[str, Any]:
     """What tmux calls sessions; windows are ours, and whoever else's."""
-    sessions = await request.app[RUNNER].tmux_sessions()
+    sessions = await request.app[RUNNER].tmux.sessions()
     return {
         "data": [
             {"name": session.name, "windows": session.windows, "attached": session.attached} for session in sessions

@@ -117,17 +117,29 @@ class Follower:
         self._busy = False
         self._at_end = False
         self._closed = False
+        self._loaded = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
     async def open(self) -> None:
         """Reads what there is, and then what comes. Raises OSError."""
         self._busy = True
-        self._listen()
-        self.output, self._tail = await asyncio.to_thread(load, self._folder)
+        try:
+            await asyncio.to_thread(make_folder, self._folder)
+            self._listen()
+            self.output, self._tail = await asyncio.to_thread(load, self._folder)
+        finally:
+            self._loaded.set()
+            if self._closed:
+                self._unlisten()
         if self._closed:
             self._tail.close()
             return
         self._due()
+
+    async def loaded(self) -> Output:
+        """`output`, once `open` has read what there is: until then it is another."""
+        await self._loaded.wait()
+        return self.output
 
     def _listen(self) -> None:
         """Waits to be woken. The pipe, opened anew, is not at its end any more."""
@@ -145,6 +157,7 @@ class Follower:
     def close(self) -> None:
         """Reads no more."""
         self._closed = True
+        self._loaded.set()
         self._unlisten()
         if self._timer is not None:
             self._timer.cancel()

@@ -14,13 +14,25 @@ import signal
 import sys
 from pathlib import Path
 
-LAUNCH = "launch.json"
+_LAUNCH = "launch.json"
 _STATUS = "status"
 _NOT_RUN = 127
 """The exit status where a command cannot be run, as shells have it."""
 _UNKNOWN = "   "
 _PASSED_ON = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTSTP)
 """What a terminal sends to all in its foreground: it is meant for the command."""
+
+
+def write(folder: Path, command: list[str], cwd: str, environment: dict[str, str]) -> None:
+    """What is to be run, and where; ``environment`` in addition to the window's."""
+    descriptor = os.open(folder / _LAUNCH, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump({"command": command, "folder": cwd, "environment": environment}, file)
+
+
+def is_waiting(folder: Path) -> bool:
+    """Whether what was written is neither run nor withdrawn."""
+    return (folder / _LAUNCH).exists()
 
 
 def exit_status(folder: Path) -> int | None:
@@ -34,14 +46,14 @@ def exit_status(folder: Path) -> int | None:
 def withdraw(folder: Path) -> bool:
     """Takes back what was to be run; False where it was never written, or runs by now: one only can take it."""
     try:
-        (folder / LAUNCH).unlink()
+        (folder / _LAUNCH).unlink()
     except FileNotFoundError:
         return False
     return True
 
 
 def main(folder: Path) -> int:
-    with (folder / LAUNCH).open(encoding="utf-8") as file:
+    with (folder / _LAUNCH).open(encoding="utf-8") as file:
         if not withdraw(folder):
             return _NOT_RUN
         launch = json.load(file)
