@@ -1,9 +1,12 @@
 """Commands run in an empty folder, on a store that they and servers find configured."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from ..test_serve import Server
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +26,14 @@ def url(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.Monkey
     url = f"{request.param}:{folder / 'x.db'}"
     monkeypatch.setenv("HOMEPORT_STORAGE__URL", url)
     return url
+
+
+@pytest.fixture(params=[False, True], ids=["no server", "a server"])
+def maybe_a_server(request: pytest.FixtureRequest, url: str) -> Iterator[None]:
+    """With and without a server on the store."""
+    if not request.param:
+        yield
+        return
+    server = Server(Path.cwd(), "--port", "0", environ=dict(os.environ))
+    yield
+    server.kill()

@@ -1,27 +1,24 @@
 """`homeport keys`, with and without a server on the store."""
 
-import asyncio
-import json
 import re
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import TestServer
-from click.testing import CliRunner, Result
+from aiohttp.test_utils import BaseTestServer, TestServer
 
 from homeport.server import bcrypt_pool
 from homeport.server.api_keys import SCOPES, bearer
 from homeport.server.app import assemble
-from homeport.server.cli import cli
 from homeport.server.config import load_config
 from homeport.server.operation import Api
 from homeport.server.request import ApiRequest
 from homeport.server.validation import Schemas
+
+from . import commands
 
 TEXT = r"ccusage_live_[A-Za-z0-9_-]{60}"
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
@@ -34,15 +31,9 @@ def quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bcrypt_pool, "COST", 4)
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, ["keys", *arguments], prog_name="homeport")
-
-
-def keys(*arguments: str) -> Any:
-    """What a command prints as JSON."""
-    result = run(*arguments, "--json")
-    assert (result.exit_code, result.stderr) == (0, ""), result.output
-    return json.loads(result.stdout)
+run = partial(commands.run, "keys")
+keys = partial(commands.printed, "keys")
+command = partial(commands.printed_apart, "keys")
 
 
 @pytest.mark.usefixtures("url")
@@ -137,7 +128,7 @@ def test_no_scope() -> None:
 
 
 @pytest.fixture
-async def server(url: str) -> AsyncIterator[TestServer]:
+async def server(url: str) -> AsyncIterator[BaseTestServer]:
     """A server on the store, with an operation that takes keys."""
     api = Api("keyed")
 
@@ -150,18 +141,7 @@ async def server(url: str) -> AsyncIterator[TestServer]:
         yield server
 
 
-async def command(*arguments: str) -> Any:
-    """What a command prints, run as people run it: in a process of its own."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "homeport", "keys", *arguments, "--json"),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0
-    return json.loads(output)
-
-
-async def test_a_running_server_knows_at_once(server: TestServer) -> None:
+async def test_a_running_server_knows_at_once(server: BaseTestServer) -> None:
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
 

@@ -1,22 +1,19 @@
 """`homeport licenses`, with and without a server on the store."""
 
-import asyncio
-import json
 import re
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import TestServer
-from click.testing import CliRunner, Result
+from aiohttp.test_utils import BaseTestServer, TestServer
 
 from homeport.server.app import create_app
-from homeport.server.cli import cli
 from homeport.server.config import load_config
+
+from . import commands
 
 KEY = r"[A-Z0-9]{4}(-[A-Z0-9]{4}){3}"
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -24,15 +21,9 @@ TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 NOBODY = "01970e2c-7b1a-7f3e-9d7d-2a41d65f0c11"
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(cli, ["licenses", *arguments], prog_name="homeport")
-
-
-def licenses(*arguments: str) -> Any:
-    """What a command prints as JSON."""
-    result = run(*arguments, "--json")
-    assert (result.exit_code, result.stderr) == (0, ""), result.output
-    return json.loads(result.stdout)
+run = partial(commands.run, "licenses")
+licenses = partial(commands.printed, "licenses")
+command = partial(commands.printed_apart, "licenses")
 
 
 @pytest.mark.usefixtures("url")
@@ -154,25 +145,14 @@ def test_what_nobody_can_have(folder: Path, arguments: list[str], option: str, m
 
 
 @pytest.fixture
-async def server(url: str) -> AsyncIterator[TestServer]:
+async def server(url: str) -> AsyncIterator[BaseTestServer]:
     """A server on the store."""
     config = load_config(environ={}, overrides={"storage.url": url, "log.level": "error"})
     async with TestServer(create_app(config)) as server:
         yield server
 
 
-async def command(*arguments: str) -> Any:
-    """What a command prints, run as people run it: in a process of its own."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "homeport", "licenses", *arguments, "--json"),
-        stdout=asyncio.subprocess.PIPE,
-    )
-    output, _ = await process.communicate()
-    assert process.returncode == 0
-    return json.loads(output)
-
-
-async def test_a_running_server_knows_at_once(server: TestServer) -> None:
+async def test_a_running_server_knows_at_once(server: BaseTestServer) -> None:
     async with AsyncExitStack() as stack:
         session = await stack.enter_async_context(aiohttp.ClientSession())
 
