@@ -32,6 +32,7 @@ from homeport.server.keys import STORAGE
 from homeport.storage import Storage, make_storage
 from homeport.storage.times import parse_time
 
+from .bodies import changed
 from .sessions_kit import desk, desk_folder, open_desk  # noqa: F401  # fixtures
 
 NOW = "2025-06-03T12:00:00Z"
@@ -61,35 +62,27 @@ KEY = user_key()
 JSON = {"Content-Type": "application/json"}
 
 
+_REPORT: dict[str, Any] = {
+    "userKey": KEY,
+    "hostname": "M4x.local",
+    "timestamp": "2025-06-03T10:30:00Z",
+    "usage": {
+        "totalTokens": 2412018,
+        "inputTokens": 1608012,
+        "outputTokens": 402003,
+        "cacheCreationTokens": 201501,
+        "cacheReadTokens": 200502,
+    },
+    "sessions": {"total": 30, "active": 15, "averageDuration": 45.5},
+    "costs": {"opus": 12.06, "sonnet": 2.41, "haiku": 0.64, "actual": 15.11},
+    "hourlyUsage": [0] * 24,
+    "version": "3.0.2",
+}
+
+
 def report(**changes: Any) -> dict[str, Any]:
-    """The contract's report of the user `KEY`; ``changes`` are members, or, as ``usage__totalTokens``, theirs. With
-    ``...`` a member is left out."""
-    body: dict[str, Any] = {
-        "userKey": KEY,
-        "hostname": "M4x.local",
-        "timestamp": "2025-06-03T10:30:00Z",
-        "usage": {
-            "totalTokens": 2412018,
-            "inputTokens": 1608012,
-            "outputTokens": 402003,
-            "cacheCreationTokens": 201501,
-            "cacheReadTokens": 200502,
-        },
-        "sessions": {"total": 30, "active": 15, "averageDuration": 45.5},
-        "costs": {"opus": 12.06, "sonnet": 2.41, "haiku": 0.64, "actual": 15.11},
-        "hourlyUsage": [0] * 24,
-        "version": "3.0.2",
-    }
-    for name, value in changes.items():
-        *outer, last = name.split("__")
-        place = body
-        for step in outer:
-            place = place[step]
-        if value is ...:
-            del place[last]
-        else:
-            place[last] = value
-    return body
+    """The contract's report of the user `KEY`, `changed`."""
+    return changed(_REPORT, changes)
 
 
 # Who answers

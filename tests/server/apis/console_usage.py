@@ -1,8 +1,8 @@
 """What console usage's scrapers send, and how its tests read what widgets get."""
 
-import copy
 from typing import Any
 
+from .bodies import changed
 from .conftest import Answer, Client
 
 PATH = "/api/claude/console-usage"
@@ -11,7 +11,7 @@ NOW = "2026-01-25T03:20:41Z"
 KEY = "correct horse battery staple"
 PARTIAL = {"isPartial": True, "extractionErrors": {"currentSession": "selector not found"}}
 
-_SNAPSHOT = {
+_SNAPSHOT: dict[str, Any] = {
     "currentSession": {"resetsIn": "2 hr 42 min", "percentageUsed": 47},
     "weeklyLimits": {
         "allModels": {"resetsIn": "Thu 7:00 AM", "percentageUsed": 31},
@@ -24,19 +24,8 @@ _SNAPSHOT = {
 
 
 def snapshot(**changes: Any) -> dict[str, Any]:
-    """The contract's snapshot; ``changes`` are members, or, as ``currentSession__resetsIn``, theirs. With ``...`` a
-    member is left out."""
-    body: dict[str, Any] = copy.deepcopy(_SNAPSHOT)
-    for name, value in changes.items():
-        *outer, last = name.split("__")
-        place = body
-        for step in outer:
-            place = place[step]
-        if value is ...:
-            del place[last]
-        else:
-            place[last] = value
-    return body
+    """The contract's snapshot, `changed`."""
+    return changed(_SNAPSHOT, changes)
 
 
 async def post(client: Client, body: Any = None, **request: Any) -> Answer:
