@@ -29,6 +29,7 @@ lint: $(VENV)/.test $(STRICT)/.test
 	$(VENV)/bin/ruff format --check .
 	$(STRICT)/bin/pip install -q --no-deps --no-build-isolation -e . --config-settings editable_mode=strict
 	@set -o pipefail; $(STRICT)/bin/mypy -p homeport | sed 's|^build/__editable__[^/]*/homeport/||'
+	$(STRICT)/bin/mypy tests bench
 
 format: $(VENV)/.test
 	$(VENV)/bin/ruff check --fix-only .

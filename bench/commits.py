@@ -42,7 +42,8 @@ async def commits_per_second(storage: Storage, committers: int) -> float:
 
 
 async def group_commit(backend: str) -> None:
-    one, many = [], []
+    one: list[float] = []
+    many: list[float] = []
     for _ in range(ROUNDS):
         for rates, committers in ((one, 1), (many, COMMITTERS)):
             with tempfile.TemporaryDirectory() as folder:

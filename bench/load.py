@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -82,7 +83,8 @@ class Figures(NamedTuple):
     cpu_microseconds: float
 
 
-class Users(NamedTuple):
+@dataclass(frozen=True)
+class Users:
     """Whose requests they are. ``key``: of the first, the second and so on, as a format. ``bearers``: whether it comes
     with each request."""
 

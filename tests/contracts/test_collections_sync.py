@@ -399,7 +399,7 @@ async def test_the_answer_brings_what_others_did(notes: Notes) -> None:
 
 async def test_a_repeat_does_nothing(notes: Notes) -> None:
     mine = await notes.put("mine", note())
-    edits = [
+    edits: list[dict[str, Any]] = [
         {"id": "new", "if_version": 0, "record": note("New", count=1.0)},
         {"id": "mine", "if_version": mine, "deleted": True},
         {"id": "free", "record": note("Whatever there is")},

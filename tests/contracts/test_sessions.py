@@ -142,21 +142,22 @@ async def test_refusals(desk: Desk) -> None:
         for step in steps:
             body = bodies.get(step)
             assert await desk.call(method, f"/sessions/{UNKNOWN}/{step}".rstrip("/"), 404, json=body) == missing
-            wrong = await desk.call(method, f"/sessions/7/{step}".rstrip("/"), 400, json=body)
-            assert wrong["error"] == "Validation error"
+            refused = await desk.call(method, f"/sessions/7/{step}".rstrip("/"), 400, json=body)
+            assert refused["error"] == "Validation error"
     path = f"/projects/{project['id']}/sessions"
     nowhere = {"error": "Not found", "message": "Project not found"}
     assert await desk.call("POST", f"/projects/{UNKNOWN}/sessions", 404) == nowhere
     nothing = {"error": "Not found", "message": "Ticket not found"}
     assert await desk.call("POST", path, 404, json={"ticket_id": UNKNOWN}) == nothing
-    for body in ({"ticket_id": "7"}, {"initialPrompt": 1}, {"initialPrompt": "\0"}, []):
-        assert (await desk.call("POST", path, 400, json=body))["error"] == "Validation error"
+    wrong: Any
+    for wrong in ({"ticket_id": "7"}, {"initialPrompt": 1}, {"initialPrompt": "\0"}, []):
+        assert (await desk.call("POST", path, 400, json=wrong))["error"] == "Validation error"
     session = await desk.call("POST", path, 201, json={"ticket_id": ticket["id"]})
     busy = {"error": "Conflict", "message": "A session is running on this ticket"}
     assert await desk.call("POST", path, 409, json={"ticket_id": ticket["id"]}) == busy
     assert (await desk.call("DELETE", f"/projects/{project['id']}", 409))["error"] == "Conflict"
-    for step, body in (("input", {}), ("input", {"text": None}), ("keys", {}), ("stop", {"force": "yes"})):
-        refused = await desk.call("POST", f"/sessions/{session['id']}/{step}", 400, json=body)
+    for step, wrong in (("input", {}), ("input", {"text": None}), ("keys", {}), ("stop", {"force": "yes"})):
+        refused = await desk.call("POST", f"/sessions/{session['id']}/{step}", 400, json=wrong)
         assert refused["error"] == "Validation error"
     for lines in ("0", "10001", "x"):
         refused = await desk.call("GET", f"/sessions/{session['id']}/output?lines={lines}", 400)

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]  # it ships no types
 
 from homeport.server.cli import cli
 from homeport.server.config import LEGACY_NAMES, Config, load_config

@@ -269,7 +269,8 @@ async def start(toy_schemas: Path) -> AsyncIterator[Start]:
             overrides = {"storage.url": "memory:", "log.format": "json", **(settings or {})}
             config = load_config(environ={}, overrides=overrides)
             clock = MovableClock(NOON)
-            storage: Storage = more.get("storage") or await stack.enter_async_context(MemoryStorage())
+            given: Storage | None = more.get("storage")
+            storage = given or await stack.enter_async_context(MemoryStorage())
             apis = [toy_api()] if apis is None else apis
             app = assemble(config, apis, Schemas(toy_schemas), storage=storage, clock=clock)
             outer = more.get("inside", lambda app: app)(app)

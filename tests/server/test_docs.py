@@ -12,6 +12,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from pytest_aiohttp import AiohttpClient
 
@@ -23,6 +24,8 @@ from ..browser import Tab, chromium
 CONFIG = load_config(environ={}, overrides={"storage.url": "memory:"})
 DOCUMENT = create_app(CONFIG)[OPENAPI]()
 OPERATIONS = [operation for item in DOCUMENT["paths"].values() for operation in item.values()]
+
+Client = TestClient[web.Request, web.Application]
 
 
 class Page(HTMLParser):
@@ -47,17 +50,17 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-async def client(aiohttp_client: AiohttpClient) -> TestClient:
+async def client(aiohttp_client: AiohttpClient) -> Client:
     return await aiohttp_client(create_app(CONFIG))
 
 
-async def read(client: TestClient) -> Page:
+async def read(client: Client) -> Page:
     answer = await client.get("/docs")
     assert (answer.status, answer.content_type) == (200, "text/html")
     return Page(await answer.text())
 
 
-async def test_everything_is_there_and_every_link_leads_somewhere(client: TestClient) -> None:
+async def test_everything_is_there_and_every_link_leads_somewhere(client: Client) -> None:
     page = await read(client)
     assert len(page.ids) == len(set(page.ids))
     assert {operation["operationId"] for operation in OPERATIONS} <= {*page.ids}
@@ -65,7 +68,7 @@ async def test_everything_is_there_and_every_link_leads_somewhere(client: TestCl
     assert page.links - {f"#{id}" for id in page.ids} == {"openapi.json"}
 
 
-async def test_it_runs_nothing_and_fetches_nothing(client: TestClient) -> None:
+async def test_it_runs_nothing_and_fetches_nothing(client: Client) -> None:
     answer = await client.get("/docs")
     html = await answer.text()
     page = Page(html)
@@ -79,7 +82,7 @@ async def test_it_runs_nothing_and_fetches_nothing(client: TestClient) -> None:
     )
 
 
-async def test_what_a_client_has_is_not_sent_again(client: TestClient) -> None:
+async def test_what_a_client_has_is_not_sent_again(client: Client) -> None:
     for path in ("/docs", "/openapi.json"):
         first = await client.get(path)
         tag = first.headers["ETag"]
@@ -90,14 +93,14 @@ async def test_what_a_client_has_is_not_sent_again(client: TestClient) -> None:
         assert (await client.head(path)).status == 200
 
 
-async def test_the_lines_to_copy_are_lines_of_a_shell(client: TestClient) -> None:
+async def test_the_lines_to_copy_are_lines_of_a_shell(client: Client) -> None:
     lines = [text for text in (await read(client)).shown if text.startswith("curl ")]
     assert len(lines) == len(OPERATIONS)
     checked = subprocess.run(("bash", "-n"), input="\n".join(lines), text=True, capture_output=True, timeout=20)
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-async def test_a_line_to_copy_works(client: TestClient) -> None:
+async def test_a_line_to_copy_works(client: Client) -> None:
     """Port and host are those of the configuration, which here are not where the server is."""
     (line,) = [text for text in (await read(client)).shown if text.startswith("curl ") and "/api/sync" in text]
     line = line.replace("http://127.0.0.1:8000", str(client.make_url("")).rstrip("/"))

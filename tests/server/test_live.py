@@ -5,7 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
@@ -69,8 +69,9 @@ class Served(NamedTuple):
     session: aiohttp.ClientSession
     live: Live
 
-    async def connect(self, path: str = "/socket", **options: object) -> aiohttp.ClientWebSocketResponse:
-        return await self.session.ws_connect(self.server.make_url(path), **options)  # type: ignore[arg-type]
+    async def connect(self, path: str = "/socket", **options: Any) -> aiohttp.ClientWebSocketResponse:
+        socket: aiohttp.ClientWebSocketResponse = await self.session.ws_connect(self.server.make_url(path), **options)
+        return socket
 
     async def get(self, path: str, **headers: str) -> tuple[int, str | None, bytes]:
         async with self.session.get(self.server.make_url(path), headers=headers) as answer:

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -42,12 +43,12 @@ def _name(back_end: BackEnd) -> str:
 
 @pytest.fixture(params=BACK_ENDS, ids=_name)
 def back_end(request: pytest.FixtureRequest) -> BackEnd:
-    return request.param  # type: ignore[no-any-return] - one of the params
+    return cast("BackEnd", request.param)
 
 
 @pytest.fixture(params=DURABLE, ids=_name)
 def durable(request: pytest.FixtureRequest) -> BackEnd:
-    return request.param  # type: ignore[no-any-return] - one of the params
+    return cast("BackEnd", request.param)
 
 
 @pytest.fixture

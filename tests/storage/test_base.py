@@ -196,7 +196,7 @@ def test_a_conflict_says_what_it_is_about() -> None:
         *[
             pytest.param(
                 {"where": (Filter("n", op, None),)}, f"n {op} null: a missing value is in no range", id=f"{op} null"
-            )  # type: ignore[arg-type]
+            )
             for op in ("<", "<=", ">", ">=")
         ],
         pytest.param({"where": (Filter("n", "==", "1"),)}, "n must be an integer or null", id="text for an integer"),
@@ -265,6 +265,29 @@ def forged(value: object) -> str:
     return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
 
 
+FORGED: list[Any] = [
+    None,
+    1,
+    {},
+    [],
+    [[], []],
+    ["n", "id"],
+    [[["n", False], ["id", False]]],
+    [[["n", False], ["id", False]], 1],
+    [[["n", False], ["id", False]], []],
+    [[["n", False], ["id", False]], [1]],
+    [[["n", False], ["id", False]], [1, "a", 2]],
+    [[["n", False], ["id", False]], ["1", "a"]],
+    [[["n", False], ["id", False]], [1.5, "a"]],
+    [[["n", False], ["id", False]], [2**63, "a"]],
+    [[["n", False], ["id", False]], [1, 2]],
+    [[["n", False], ["id", False]], [1, "\0"]],
+    [[["n", True], ["id", False]], [1, "a"]],
+    [[["t", False], ["id", False]], ["a", "a"]],
+    [[["n", False], ["t", False], ["id", False]], [1, "a", "a"]],
+]
+
+
 @pytest.mark.parametrize(
     "cursor",
     [
@@ -277,30 +300,7 @@ def forged(value: object) -> str:
         pytest.param("W1td", id="cut off"),
         pytest.param("W" * 100_000, id="long"),
         pytest.param(base64.urlsafe_b64encode(b"[" * 3000).decode(), id="deep"),
-        *[
-            pytest.param(forged(value), id=json.dumps(value)[:40])
-            for value in [
-                None,
-                1,
-                {},
-                [],
-                [[], []],
-                ["n", "id"],
-                [[["n", False], ["id", False]]],
-                [[["n", False], ["id", False]], 1],
-                [[["n", False], ["id", False]], []],
-                [[["n", False], ["id", False]], [1]],
-                [[["n", False], ["id", False]], [1, "a", 2]],
-                [[["n", False], ["id", False]], ["1", "a"]],
-                [[["n", False], ["id", False]], [1.5, "a"]],
-                [[["n", False], ["id", False]], [2**63, "a"]],
-                [[["n", False], ["id", False]], [1, 2]],
-                [[["n", False], ["id", False]], [1, "\0"]],
-                [[["n", True], ["id", False]], [1, "a"]],
-                [[["t", False], ["id", False]], ["a", "a"]],
-                [[["n", False], ["t", False], ["id", False]], [1, "a", "a"]],
-            ]
-        ],
+        *[pytest.param(forged(value), id=json.dumps(value)[:40]) for value in FORGED],
     ],
 )
 def test_what_is_no_cursor(cursor: str) -> None:

@@ -19,7 +19,7 @@ class TestContract(StorageContract):
     @pytest.fixture(autouse=True)
     def _of(self, back_end: BackEnd) -> None:
         self.back_end = back_end
-        self.durable = back_end.durable  # type: ignore[misc] - each test has an object of its own
+        self.durable = back_end.durable  # type: ignore[misc]  # each test has an object of its own
 
     def make(self, path: Path) -> Storage:
         return self.back_end.make(path)

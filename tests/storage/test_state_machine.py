@@ -135,7 +135,7 @@ class Stores(RuleBasedStateMachine):
         for turn in range(5):
             (writes,) = self.choose(seed + turn).commits(1)
             note(f"{writes}")
-            self.alike(lambda storage, writes=writes: storage.commit(writes))  # type: ignore[misc] - a lambda's default
+            self.alike(lambda storage, writes=writes: storage.commit(writes))  # type: ignore[misc]  # a lambda's default
 
     @rule(seed=SEEDS)
     def commit_many_at_once(self, seed: int) -> None:
@@ -188,7 +188,7 @@ class Stores(RuleBasedStateMachine):
         for turn in range(5):
             query = self.choose(seed + turn).query()
             self._page(query)
-            self.alike(lambda storage, query=query: storage.count(query))  # type: ignore[misc] - a lambda's default
+            self.alike(lambda storage, query=query: storage.count(query))  # type: ignore[misc]  # a lambda's default
 
     @precondition(lambda self: self.unfinished)
     @rule(place=st.integers(0, 4))
@@ -279,7 +279,7 @@ class Stores(RuleBasedStateMachine):
 @pytest.mark.usefixtures("checkpoints_often")
 @pytest.mark.parametrize("examples", [15, pytest.param(2000, marks=pytest.mark.slow)])
 def test_a_store_answers_as_the_model_does(back_end: BackEnd, examples: int) -> None:
-    run_state_machine_as_test(  # type: ignore[no-untyped-call] - hypothesis
-        lambda: Stores(back_end),
+    run_state_machine_as_test(
+        lambda: Stores(back_end),  # type: ignore[arg-type]  # a maker does as well as a class
         settings=settings(max_examples=examples, stateful_step_count=60, deadline=None),
     )

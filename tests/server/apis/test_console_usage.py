@@ -39,7 +39,8 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\
 def _is_limit(value: Any, partial: bool) -> bool:
     if not isinstance(value, dict):
         return False
-    resets, used = value.get("resetsIn"), value.get("percentageUsed")
+    resets: Any = value.get("resetsIn")
+    used: Any = value.get("percentageUsed")
     return isinstance(resets, str) and (partial or resets != "") and type(used) in (int, float) and 0 <= used <= 100
 
 
@@ -71,8 +72,9 @@ def is_snapshot(body: Any) -> bool:
 ODD: st.SearchStrategy[Any] = st.sampled_from(
     [..., None, True, False, 0, 100, 100.5, -1, 47.5, "", "x", [], {}, {"a": 1}, {"a": "b"}, "2026-01-25T03:17:41Z"]
 )
-PLACES = [("isPartial",), ("extractionErrors",), ("lastUpdated",), ("unknown",)]
-for _limit in (("currentSession",), ("weeklyLimits", "allModels"), ("weeklyLimits", "sonnetOnly")):
+PLACES: list[tuple[str, ...]] = [("isPartial",), ("extractionErrors",), ("lastUpdated",), ("unknown",)]
+_LIMITS: list[tuple[str, ...]] = [("currentSession",), ("weeklyLimits", "allModels"), ("weeklyLimits", "sonnetOnly")]
+for _limit in _LIMITS:
     PLACES += [_limit[:1], _limit, (*_limit, "resetsIn"), (*_limit, "percentageUsed")]
 
 

@@ -28,15 +28,19 @@ def case(field: str, value: Any, rule: str, name: str | None = None) -> Any:
     return pytest.param(field, value, rule, id=f"{field}-{name or value!r}")
 
 
+def cases(field: str, rule: str, *values: Any) -> list[Any]:
+    return [case(field, value, rule) for value in values]
+
+
 BAD_FIELDS = [
-    *(case("userKey", value, HEX) for value in (None, 5, "", KEY[1:], KEY + "a", [KEY])),
+    *cases("userKey", HEX, None, 5, "", KEY[1:], KEY + "a", [KEY]),
     case("userKey", "g" + KEY[1:], HEX, "g"),
     case("userKey", KEY[:-1] + "\n", HEX, "newline"),
     case("userKey", KEY + "\n", HEX, "newline behind"),
     case("userKey", " " + KEY[1:], HEX, "blank"),
     case("userKey", "\u0661" * 64, HEX, "other digits"),
     case("userKey", "\uff11" * 64, HEX, "full-width digits"),
-    *(case("hostname", value, HOSTNAME) for value in (None, 5, "", [], {}, "a\nb", "\0", "\x7f", "\x9f")),
+    *cases("hostname", HOSTNAME, None, 5, "", [], {}, "a\nb", "\0", "\x7f", "\x9f"),
     case("hostname", "x" * 256, HOSTNAME, "256 characters"),
     case("hostname", "🖥" * 256, HOSTNAME, "256 emoji"),
     *(
@@ -66,27 +70,24 @@ BAD_FIELDS = [
     *(case(group, None, "must be an object") for group in ("usage", "sessions", "costs")),
     *(case(group, [1], "must be an object") for group in ("usage", "sessions", "costs")),
     *(
-        case(field, value, COUNT)
+        bad
         for field in ("usage.totalTokens", "usage.cacheReadTokens", "sessions.total", "sessions.active")
-        for value in (None, -1, 1.5, "5", True, 2**53, [])
+        for bad in cases(field, COUNT, None, -1, 1.5, "5", True, 2**53, [])
     ),
     *(case(f"usage.{name}Tokens", -1, COUNT) for name in ("input", "output", "cacheCreation")),
     case("usage.totalTokens", 10**3999, COUNT, "4,000 digits"),
     case("usage.totalTokens", 1e300, COUNT, "1e300"),
+    *cases("sessions.averageDuration", "must be a number of at least 0", None, -0.001, -1, "5", False, {}),
     *(
-        case("sessions.averageDuration", value, "must be a number of at least 0")
-        for value in (None, -0.001, -1, "5", False, {})
-    ),
-    *(
-        case(f"costs.{name}", value, COST)
+        bad
         for name in ("opus", "sonnet", "haiku", "actual")
-        for value in (None, -0.01, 1_000_000_000.01, "5", True)
+        for bad in cases(f"costs.{name}", COST, None, -0.01, 1_000_000_000.01, "5", True)
     ),
     case("costs.opus", 10**3999, COST, "4,000 digits"),
-    *(case("hourlyUsage", value, HOURS) for value in ([], [0] * 23, [0] * 25)),
-    *(case("hourlyUsage", value, "must be a list") for value in (None, {}, "0" * 24)),
-    *(case("hourlyUsage[7]", value, COUNT) for value in (-1, 0.5, "0", None)),
-    *(case("version", value, VERSION) for value in (None, 3.0, "", "\t")),
+    *cases("hourlyUsage", HOURS, [], [0] * 23, [0] * 25),
+    *cases("hourlyUsage", "must be a list", None, {}, "0" * 24),
+    *cases("hourlyUsage[7]", COUNT, -1, 0.5, "0", None),
+    *cases("version", VERSION, None, 3.0, "", "\t"),
     case("version", "v" * 65, VERSION, "65 characters"),
 ]
 

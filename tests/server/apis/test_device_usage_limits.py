@@ -103,7 +103,7 @@ async def test_guesses_at_keys(serve: Serve) -> None:
     """Ten a minute, from one address; loopback callers may ask on."""
     server = await serve(PROXIED)
     await server.sync()
-    there = {"headers": {"X-Forwarded-For": "203.0.113.7"}}
+    there: dict[str, Any] = {"headers": {"X-Forwarded-For": "203.0.113.7"}}
     for number in range(10):
         assert (await server.stats(user_key(f"guess {number}"), **there)).status == 404
     for answer in (

@@ -182,7 +182,7 @@ def take_in(serve: Serve, path: Path) -> Take:
     return take_in
 
 
-ODD_ROWS = {
+ODD_ROWS: dict[str, dict[str, Any]] = {
     "no user": {"user_key": None},
     "a short key": {"user_key": KEY[:10]},
     "a long key": {"user_key": KEY + KEY},

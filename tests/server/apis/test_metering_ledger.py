@@ -11,7 +11,15 @@ import pytest
 from homeport.server.apis.metering import api
 from homeport.server.apis.metering.account import InsufficientTokens
 from homeport.server.apis.metering.audit import audit
-from homeport.server.apis.metering.documents import PROFILES, RESERVATIONS, TRANSACTIONS, Profile, entries_of, entry_id
+from homeport.server.apis.metering.documents import (
+    PROFILES,
+    RESERVATIONS,
+    TRANSACTIONS,
+    Profile,
+    Tier,
+    entries_of,
+    entry_id,
+)
 from homeport.server.apis.metering.ledger import AlreadyDone, Ledger
 from homeport.server.apis.metering.spending import MAX_TOGETHER, MAX_WAITING
 from homeport.server.clock import MovableClock
@@ -116,7 +124,8 @@ async def test_a_tier_that_the_profile_has_changes_nothing_again(book: Book) -> 
 
 async def test_a_subscription_that_is_changed_back_and_forth_gives_no_more_than_the_larger_one(book: Book) -> None:
     left = []
-    for tier, tokens in (("pro", 150), ("enterprise", 250), ("pro", 0), ("enterprise", 0), ("pro", 0)):
+    steps: list[tuple[Tier, int]] = [("pro", 150), ("enterprise", 250), ("pro", 0), ("enterprise", 0), ("pro", 0)]
+    for tier, tokens in steps:
         left.append((await book.ledger.subscribe("u", tier)).monthly)
         await book.consume(tokens) if tokens else None
     assert left == [150, 250, 0, 0, 0]

@@ -240,7 +240,7 @@ async def test_bodies_that_are_none(server: Served, body: Any) -> None:
     ],
 )
 async def test_projects_that_there_are_not(server: Served, method: str, path: str, status: int, error: str) -> None:
-    body = {"json": {}} if method == "PATCH" else {}
+    body: dict[str, Any] = {"json": {}} if method == "PATCH" else {}
     answer = await server(method, f"/api{path}", **body)
     assert (answer.status, answer.json["error"]) == (status, error)
 

@@ -16,7 +16,7 @@ import pytest
 from aiohttp import web
 from uuid_utils import uuid7
 
-from homeport.server.apis.sessions.records.sessions import SESSIONS
+from homeport.server.apis.sessions.records.sessions import SESSIONS, change_session
 from homeport.server.apis.sessions.running import ends
 from homeport.storage import ABSENT, Put, Write
 
@@ -167,7 +167,7 @@ async def test_a_server_that_is_killed_between_ticket_and_session(desk: Desk, mo
     [ticket] = await desk.call("GET", f"/projects/{project['id']}/tickets")
     id = (await desk.call("POST", f"/tickets/{ticket['id']}/start"))["session"]["id"]
     await desk.printed(id, "[")
-    change, killed = ends.change_session, asyncio.Event()
+    change, killed = change_session, asyncio.Event()
 
     async def die(app: web.Application, session_id: str, changes: dict[str, Any], *also: Write) -> dict[str, Any]:
         if "ended_at" in changes and not killed.is_set():

@@ -256,7 +256,7 @@ async def test_a_tmux_that_dies(sessions: Steered) -> None:
         assert await exit_code(socket) == 1
 
         async def ended() -> bool:
-            return (await sessions.desk.session(id))["status"] == "error"
+            return bool((await sessions.desk.session(id))["status"] == "error")
 
         await until(ended)
         await socket.envelope("pty:attach", sessionId=id, cols=80, rows=24)

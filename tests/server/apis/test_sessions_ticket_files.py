@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from homeport.server.apis.sessions.folders import files, syncing
 from homeport.server.apis.sessions.folders.files import Folder, Missing
 from homeport.server.apis.sessions.folders.headings import title_of, with_title
+from homeport.storage import disk
 
 from .conftest import Served, on_memory
 from .sessions_kit import Desk
@@ -440,7 +441,7 @@ async def test_a_disk_that_refuses(
     def fail(*_: Any) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files.disk, "write", fail)
+    monkeypatch.setattr(disk, "write", fail)
     for method, path, body in [
         ("PUT", f"/tickets/{id}/content", {"content": "x"}),
         ("PATCH", f"/tickets/{id}/title", {"title": "x"}),
@@ -474,8 +475,8 @@ def test_a_title_that_was_written_is_read(text: bytes, title: str) -> None:
         assert with_title(written, title) == written
 
 
-_TEXT = st.text(st.characters(exclude_categories=("Cs",)), max_size=80)
-_NAME = st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), max_size=40)
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
+_NAME = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), max_size=40)
 
 
 @on_memory

@@ -447,7 +447,7 @@ async def test_a_prompt_is_cut_to_what_a_program_takes(desk: Desk) -> None:
         prompts.append(prompt)
         return await start(project, ticket=ticket, prompt=prompt)
 
-    runner.start = listen  # type: ignore[method-assign]  # to see what it is given
+    runner.start = listen  # type: ignore[method-assign, assignment]  # to see what it is given
     await desk.call("POST", f"/tickets/{ticket['id']}/start")
     (prompt,) = prompts
     assert 131_000 < len(prompt.encode()) < 131_072

@@ -8,7 +8,6 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from homeport.server.apis.sessions.live import websocket
 from homeport.server.apis.sessions.live.commands import hear
 from homeport.server.apis.sessions.tmux import following
 from homeport.server.errors import ApiError
+from homeport.storage.documents import encode
 
 from .conftest import on_memory
 from .sessions_kit import OpenDesk, until
@@ -197,10 +197,9 @@ def test_any_message_is_understood_or_refused(data: str | bytes) -> None:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "MAX_BUFFERED", 10_000)
     monkeypatch.setattr(live, "PARTING_SECONDS", 5)
-    return
 
 
 @on_memory
@@ -303,8 +302,12 @@ async def test_messages_of_many_at_once(sessions: Steered) -> None:
 @on_memory
 async def test_an_event_is_made_once_for_each_dialect(sessions: Steered, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Any] = []
-    encode = messages.encode
-    monkeypatch.setattr(messages, "encode", lambda value: (made.append(value), encode(value))[1])
+
+    def counted(value: Any) -> bytes:
+        made.append(value)
+        return encode(value)
+
+    monkeypatch.setattr(messages, "encode", counted)
     async with connect(sessions.server) as one, connect(sessions.server) as two, connect(sessions.server) as three:
         await until_heard(sessions, 3)
         sessions.server.app[EVENTS].status(SESSION_ID, "running", "paused")

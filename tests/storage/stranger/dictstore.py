@@ -252,18 +252,18 @@ def _precedes(a: Values, b: Values, query: Query) -> bool:
     for name, descending in query.order:
         x, y = _sortable(a[name]), _sortable(b[name])
         if x != y:
-            return x > y if descending else x < y  # type: ignore[operator] - values of one field compare
+            return x > y if descending else x < y
     return False
 
 
 def _holds(value: Value, condition: Filter) -> bool:
     if condition.op == "in":
-        return value in condition.value  # type: ignore[operator] - Query has made it a tuple
+        return value in condition.value  # type: ignore[operator]  # Query has made it a tuple
     if condition.op == "==":
         return value == condition.value
     if value is None:
         return False
-    compared = {"<": value < condition.value, ">": value > condition.value}  # type: ignore[operator] - of one type
+    compared = {"<": value < condition.value, ">": value > condition.value}  # type: ignore[operator]  # of one type
     return compared[condition.op[0]] or (condition.op.endswith("=") and value == condition.value)
 
 
