@@ -12,14 +12,14 @@ from .records import Record
 _PAGE = 500
 
 
-async def walk(storage: Storage, query: Query) -> AsyncIterator[Record]:
-    """The records of a query without a limit, in its order. They are read a page at a time: each page is of its own
-    moment, and what others write in between may be among those that follow."""
-    query = replace(query, limit=_PAGE)
+async def walk(storage: Storage, query: Query, page: int = _PAGE) -> AsyncIterator[Record]:
+    """The records of a query without a limit, in its order. They are read ``page`` records at a time: each page is of
+    its own moment, and what others write in between may be among those that follow."""
+    query = replace(query, limit=page)
     while True:
-        page = await storage.find(query)
-        for record in page.records:
+        found = await storage.find(query)
+        for record in found.records:
             yield record
-        if page.next is None:
+        if found.next is None:
             return
-        query = replace(query, after=page.next)
+        query = replace(query, after=found.next)

@@ -27,12 +27,15 @@ def totals(config: Config, *, repair: bool) -> Finding | None:
     if path is not None and not path.exists():
         return None
 
-    from ..apis.leaderboard.documents import DAYS, TOTALS, USERS
+    from ..apis.leaderboard.documents import MONTHS, TOTALS, USERS
 
     try:
-        wrong, count = on_store(config, (DAYS, TOTALS, USERS), lambda storage: _audit(storage, repair=repair))
+        found = on_store(config, (MONTHS, TOTALS, USERS), lambda storage: _audit(storage, repair=repair))
     except Failure as failure:
         return Finding("note", "totals", f"they were not looked at: {failure.reason}", "stop what has the store")
+    if found is None:
+        return Finding("note", "totals", "they are of an earlier version; a start brings them up to date")
+    wrong, count = found
     if not wrong:
         return Finding("ok", "totals", f"those of {count:,} users are what their entries come to")
     names = ", ".join(wrong[:_SHOWN]) + (f" and {len(wrong) - _SHOWN:,} more" if len(wrong) > _SHOWN else "")
@@ -43,10 +46,14 @@ def totals(config: Config, *, repair: bool) -> Finding | None:
     )
 
 
-async def _audit(storage: Storage, *, repair: bool) -> tuple[list[str], int]:
-    """The users whose totals are, or were, wrong; and how many there are in all."""
+async def _audit(storage: Storage, *, repair: bool) -> tuple[list[str], int] | None:
+    """The users whose totals are, or were, wrong, and how many there are in all; None on a store of an earlier
+    version."""
     from ..apis.leaderboard.ledger import Ledger
+    from ..apis.leaderboard.upgrading import first_unpacked
 
+    if await first_unpacked(storage):
+        return None
     ledger = Ledger(storage)
     wrong, count = [], 0
     length = await ledger.count()

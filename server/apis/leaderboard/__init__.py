@@ -10,10 +10,12 @@ from ...keys import CLOCK, CONFIG, STORAGE
 from ...request import ApiRequest
 from . import pages, syncing  # noqa: F401  # declare their operations
 from .api import READING, api, reader
-from .board import Ranking, leaderboard, profile
+from .board import leaderboard, profile
 from .periods import today
+from .rankings import RANKINGS, Ranking, Rankings
 from .slack import REQUESTS, SLACK, SlackRequests
 from .statistics import STATISTICS, Statistics
+from .upgrading import pack_days
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -33,7 +35,7 @@ async def show_leaderboard(request: ApiRequest) -> dict[str, Any]:
     """Users by what they used in a period, most first."""
     query = request.query
     ranking = Ranking(query["period"], query["metric"], query.get("date") or today(request.now))
-    return await leaderboard(request.storage, ranking, query["limit"], query["offset"])
+    return await leaderboard(request.app[RANKINGS], ranking, query["limit"], query["offset"])
 
 
 @api.get(
@@ -53,6 +55,8 @@ async def show_user(request: ApiRequest) -> dict[str, Any]:
 
 
 async def _lifespan(app: web.Application) -> AsyncIterator[None]:
+    await pack_days(app[STORAGE])
+    app[RANKINGS] = Rankings(app[STORAGE])
     app[STATISTICS] = Statistics(app)
     if secret := app[CONFIG].apis.leaderboard.slack_signing_secret:
         app[SLACK] = SlackRequests(secret, app[STORAGE], app[CLOCK])

@@ -11,7 +11,7 @@ from ...errors import ApiError, InvalidBody, RateLimited
 from ...operation import Api
 from ...ratelimit import DEFAULT_LIMIT, per_caller
 from ...request import Answer, ApiRequest
-from .documents import DAYS, TOTALS, USERS
+from .documents import MONTHS, TOTALS, USERS
 
 if TYPE_CHECKING:
     from ...config import Config
@@ -52,7 +52,7 @@ api = Api(
     _envelope,
     title="Daily usage that clients upload, and the ranking of their users.",
     error="leaderboard#/$defs/Error",
-    collections=(DAYS, TOTALS, USERS),
+    collections=(MONTHS, TOTALS, USERS),
 )
 
 PER_KEY = per_caller("leaderboard", lambda config: config.apis.leaderboard.rate_limit, headers=True)

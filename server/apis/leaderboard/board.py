@@ -3,150 +3,95 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-import msgspec
-
-from ....storage import Query, Record, Storage
-from ....storage.times import format_time, parse_time
-from .documents import DAYS, TOTALS, day_id, in_period, of_user
-from .periods import ALL_TIME, Period, label
-
-if TYPE_CHECKING:
-    from typing import Literal
+from ....storage import Query, Storage, walk
+from ....storage.documents import decode_kept
+from ....storage.times import format_time
+from .documents import MONTHS, TOTALS, Day, of_user, period_id, read_day, read_days, summed
+from .periods import ALL_TIME
+from .rankings import Ranking, Rankings
 
 RECENT_DAYS = 30
-_FIELDS = {"cost": "byCost", "tokens": "byTokens"}
+_MONTHS_AT_ONCE = 3
 _MICROS = 1_000_000
 
 
-class _Day(msgspec.Struct):
-    totalTokens: int  # noqa: N815  # a name of the document, as are those below
-    costMicros: int  # noqa: N815
-    models: tuple[str, ...]
-    days = 1
-
-    @property
-    def topModel(self) -> str | None:  # noqa: N802
-        return self.models[0] if self.models else None
-
-
-class _Total(msgspec.Struct):
-    """Without the models, of which there may be many."""
-
-    totalTokens: int  # noqa: N815
-    costMicros: int  # noqa: N815
-    days: int
-    topModel: str | None  # noqa: N815
-
-
-_read_day = msgspec.json.Decoder(_Day).decode
-_read_total = msgspec.json.Decoder(_Total).decode
-
-
-class Ranking(NamedTuple):
-    """Which ranking: ``day`` (YYYY-MM-DD) is one of its period's."""
-
-    period: Period
-    metric: Literal["tokens", "cost"]
-    day: str
-
-
-async def leaderboard(storage: Storage, ranking: Ranking, limit: int, offset: int) -> dict[str, Any]:
+async def leaderboard(rankings: Rankings, ranking: Ranking, limit: int, offset: int) -> dict[str, Any]:
     """A page of a ranking; ties share a rank, in order of username."""
-    period, metric, day = ranking
-    daily = period == "daily"
-    collection, read = (DAYS, _read_day) if daily else (TOTALS, _read_total)
-    period_label = label(period, day)
-    field = _FIELDS[metric]
-    page, newest = await asyncio.gather(
-        storage.find(
-            Query(
-                collection,
-                in_period(field, period_label),
-                (f"-{field}",),
-                limit,
-                offset=offset,
-                total=True,
-                rank=True,
-            )
-        ),
-        storage.find(Query(collection, in_period("byArrival", period_label), ("-byArrival",), 1)),
-    )
+    found = await rankings.standings(ranking, limit, offset)
     entries: list[dict[str, Any]] = []
-    rank, last = page.rank or 0, None
-    for place, record in enumerate(page.records, offset + 1):
-        user = read(record.document)
-        amount = user.costMicros if metric == "cost" else user.totalTokens
+    rank, last = found.rank, None
+    for place, user in enumerate(found.page, offset + 1):
+        amount = user.amount(ranking.metric)
         if last is not None and amount != last:
             rank = place
         last = amount
         entries.append(
             {
                 "rank": rank,
-                "username": record.id.partition(" ")[0],
-                "totalCost": dollars(user.costMicros),
-                "totalTokens": user.totalTokens,
+                "username": user.username,
+                "totalCost": dollars(user.cost_micros),
+                "totalTokens": user.tokens,
                 "daysCounted": user.days,
-                "topModel": user.topModel,
+                "topModel": user.top_model,
             }
         )
     return {
-        "period": period,
-        "metric": metric,
-        "updated_at": _arrival(newest.records),
-        "total": page.total,
+        "period": ranking.period,
+        "metric": ranking.metric,
+        "updated_at": None if found.arrival is None else format_time(found.arrival),
+        "total": found.total,
         "entries": entries,
     }
 
 
-def _arrival(newest: Sequence[Record]) -> str | None:
-    if not newest:
-        return None
-    return format_time(parse_time(newest[0].decode()["byArrival"].partition("/")[2]))
-
-
 async def profile(storage: Storage, username: str) -> dict[str, Any] | None:
     """A user's sums and newest days; None where there are none."""
-    id = day_id(username, ALL_TIME)
+    id = period_id(username, ALL_TIME)
     found = await storage.get(TOTALS, [id])
     if not found:
         return None
-    total = _read_total(found[id].document)
-    days = of_user(DAYS, username)
+    total = decode_kept(found[id].document)
     first, recent = await asyncio.gather(
-        storage.find(Query(DAYS, days.where, ("id",), 1)),
-        storage.find(Query(DAYS, days.where, ("-id",), RECENT_DAYS)),
+        storage.find(Query(MONTHS, of_user(MONTHS, username).where, ("id",), 1)), _recent(storage, username)
     )
-    if not first.records or not recent.records:
+    if not first.records or not recent:
         return None  # they were deleted in between
     return {
         "username": username,
-        "totalDays": total.days,
-        "totalCost": dollars(total.costMicros),
-        "totalTokens": total.totalTokens,
-        "averageDailyCost": average(total.costMicros, total.days),
-        "topModel": total.topModel,
-        "firstSync": _date(first.records[0]),
-        "lastSync": _date(recent.records[0]),
-        "recentActivity": [_activity(record) for record in recent.records],
+        "totalDays": total["days"],
+        "totalCost": dollars(total["costMicros"]),
+        "totalTokens": total["totalTokens"],
+        "averageDailyCost": average(total["costMicros"], total["days"]),
+        "topModel": total["topModel"],
+        "firstSync": min(read_days(first.records[0].document)),
+        "lastSync": recent[0][0],
+        "recentActivity": [_activity(*day) for day in recent],
     }
 
 
-def _activity(record: Record) -> dict[str, Any]:
-    day = _read_day(record.document)
+async def _recent(storage: Storage, username: str) -> list[tuple[str, Day]]:
+    """A user's newest days."""
+    recent: list[tuple[str, Day]] = []
+    async for record in walk(storage, replace(of_user(MONTHS, username), sort=("-id",)), _MONTHS_AT_ONCE):
+        days = read_days(record.document)
+        recent += [(day, read_day(days[day])) for day in sorted(days, reverse=True)[: RECENT_DAYS - len(recent)]]
+        if len(recent) == RECENT_DAYS:
+            break
+    return recent
+
+
+def _activity(day: str, kept: Day) -> dict[str, Any]:
+    sums = summed(kept)
     return {
-        "date": _date(record),
-        "totalTokens": day.totalTokens,
-        "totalCost": dollars(day.costMicros),
-        "modelsUsed": day.models,
+        "date": day,
+        "totalTokens": sums.tokens,
+        "totalCost": dollars(sums.cost_micros),
+        "modelsUsed": sums.models,
     }
-
-
-def _date(record: Record) -> str:
-    return record.id.partition(" ")[2]
 
 
 def dollars(micros: int) -> Decimal:

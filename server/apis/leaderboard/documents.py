@@ -1,25 +1,28 @@
-"""The documents of the leaderboard: every user's days, and their totals by week, month and all of time.
+"""The documents of the leaderboard: what every user's clients sent, by month, and totals of each month and of all time.
 
-A day holds the rows that its clients sent, one for each device, and their sum. Ids are built to be scanned:
-``alice 2025-12-21`` among the days, ``alice 2025-W51`` among the totals; a blank sorts before whatever a username may
-hold, so that order of id is order of username. What a period is ranked by stands in one text with the period, so that
-an index serves both.
+Ids are built to be scanned: ``alice 2025-12`` among the months and the totals, ``alice all`` among the totals; a blank
+sorts before whatever a username may hold, so that order of id is order of username. What a total is ranked by stands
+in one text with its period, so that an index serves both. Days and weeks are ranked in memory (see `rankings`): an
+index of them would be written all over by a client that uploads its history.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
 
 from ....storage import Collection, Field, Filter, Query, starts_with
+from ....storage.times import format_instant
 from ...errors import InvalidBody, Problem
 
-_RANKED = tuple(Field(name, "text", indexed=True) for name in ("byCost", "byTokens", "byArrival"))
+RANKED = tuple(Field(name, "text", indexed=True) for name in ("byCost", "byTokens", "byArrival"))
 """A period and what is ranked in it, as `_key` makes them; ``byArrival``: when the period last changed."""
 
-DAYS = Collection("leaderboard_days", _RANKED)
-"""``rows``: what was sent, one a device; ``totalTokens``, ``costMicros`` and ``models``: all of them together."""
-TOTALS = Collection("leaderboard_totals", _RANKED)
+MONTHS = Collection("leaderboard_months")
+"""``days``: those of the month with data, by date, each a `Day`."""
+TOTALS = Collection("leaderboard_totals", RANKED)
 """``days`` and ``rows`` are counted, ``totalTokens`` and ``costMicros`` are sums over them; ``models``: on how many
 days each was used; ``topModel``: the one on most."""
 USERS = Collection("leaderboard_users", (Field("lastSyncAt", "time", indexed=True),))
@@ -31,30 +34,77 @@ MAX_MODELS = 100_000
 """Names of models that one user may have used."""
 
 
+class Row(msgspec.Struct, array_like=True, gc=False):
+    """What a client sent of a day, in all or of one device. ``instant``: of the timestamp, in microseconds since the
+    epoch."""
+
+    timestamp: str
+    instant: int
+    tokens: int
+    cost_micros: int
+    input_tokens: int
+    output_tokens: int
+    cache_creation_tokens: int
+    cache_read_tokens: int
+    models: list[str]
+    device: str | None = None
+
+
+class Day(msgspec.Struct, array_like=True, gc=False):
+    """A day's rows, one a device. ``arrival``: when it last changed, in microseconds since the epoch."""
+
+    arrival: int
+    rows: list[Row]
+
+
+class _Month(msgspec.Struct):
+    days: dict[str, msgspec.Raw]
+
+
+read_day = msgspec.json.Decoder(Day).decode
+_read_month = msgspec.json.Decoder(_Month).decode
+
+
+def read_days(document: bytes) -> dict[str, msgspec.Raw]:
+    """The days of a month, each to be read where it is needed."""
+    return _read_month(document).days
+
+
+class Sums(NamedTuple):
+    """What the rows of a day come to."""
+
+    tokens: int
+    cost_micros: int
+    rows: int
+    models: Sequence[str]
+    """Each once, in order."""
+    arrival: int
+
+
 def in_period(field: str, label: str) -> tuple[Filter, Filter]:
-    """The records of a period by its label; ``field``: what they are ranked by."""
+    """The totals of a period by its label; ``field``: what they are ranked by."""
     return Filter(field, ">=", f"{label}/"), Filter(field, "<", f"{label}0")  # "0" follows "/"
 
 
-def day_id(username: str, day: str) -> str:
-    """The id of a user's day; with the label of a longer period, of that total."""
-    return f"{username} {day}"
+def period_id(username: str, label: str) -> str:
+    """The id of a user's month or total."""
+    return f"{username} {label}"
 
 
 def of_user(collection: Collection, username: str) -> Query:
-    """All of a user's days or totals."""
+    """All of a user's months or totals."""
     return Query(collection, starts_with(f"{username} "))
 
 
-def with_rows(
-    before: Mapping[str, Any] | None, rows: Iterable[dict[str, Any]], day: str, arrival: str
-) -> dict[str, Any] | None:
+def with_rows(before: Day | None, rows: Sequence[Row], day: str, arrival: int) -> Day | None:
     """A day after some rows have arrived; None where they change nothing."""
-    kept = {row.get("device"): row for row in before["rows"]} if before else {}
+    if before is None and len(rows) == 1:
+        return Day(arrival, list(rows))
+    kept = {row.device: row for row in before.rows} if before else {}
     changed = False
     for row in rows:
-        device = row.get("device")
-        if device in kept and kept[device]["instant"] > row["instant"]:
+        device = row.device
+        if device in kept and kept[device].instant > row.instant:
             continue
         if device is not None and kept.keys() == {None}:
             del kept[None]  # it was all devices together, and is now told device by device
@@ -62,61 +112,73 @@ def with_rows(
         changed = True
     if len(kept) > MAX_DEVICES:
         raise InvalidBody(problems=[Problem(("entries",), f"must not give {day} more than {MAX_DEVICES} devices")])
-    return summed(list(kept.values()), day, _latest(before, arrival)) if changed else None
+    if not changed:
+        return None
+    # The clock may have been set back: what arrives now is then not the newest.
+    return Day(max(before.arrival, arrival) if before else arrival, list(kept.values()))
 
 
-def summed(rows: list[dict[str, Any]], day: str, arrival: str) -> dict[str, Any]:
-    """The document of a day that has these rows."""
+def summed(day: Day) -> Sums:
+    """What a day comes to."""
+    rows = day.rows
     if len(rows) == 1:
         (row,) = rows
-        tokens, cost, models = row["totalTokens"], row["costMicros"], row["modelsUsed"]
-    else:
-        tokens = sum([row["totalTokens"] for row in rows])
-        cost = sum([row["costMicros"] for row in rows])
-        models = [model for row in rows for model in row["modelsUsed"]]
-    if len(models) > 1:
-        models = sorted(set(models))
-    return {
-        "byCost": _key(day, cost),
-        "byTokens": _key(day, tokens),
-        "byArrival": f"{day}/{arrival}",
-        "totalTokens": tokens,
-        "costMicros": cost,
-        "models": models,
-        "rows": rows,
-    }
+        models = row.models
+        models = models if len(models) < 2 else sorted(set(models))
+        return Sums(row.tokens, row.cost_micros, 1, models, day.arrival)
+    return Sums(
+        sum([row.tokens for row in rows]),
+        sum([row.cost_micros for row in rows]),
+        len(rows),
+        sorted({model for row in rows for model in row.models}),
+        day.arrival,
+    )
 
 
 class Delta:
-    """By how much some days change a total that they belong to."""
+    """By how much some days change a total that they belong to. ``arrival``: the newest of them."""
 
     def __init__(self) -> None:
+        self.arrival = 0
         self._tokens = self._cost = self._days = self._rows = 0
         self._models: dict[str, int] = {}
 
-    def add(self, before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> None:
+    def add(self, before: Day | None, after: Day) -> None:
         """A day that has changed."""
-        self._tokens += after["totalTokens"]
-        self._cost += after["costMicros"]
-        self._rows += len(after["rows"])
+        new = summed(after)
+        self._tokens += new.tokens
+        self._cost += new.cost_micros
+        self._rows += new.rows
+        self.arrival = max(self.arrival, after.arrival)
         if before is None:
             self._days += 1
-            self._count(after["models"], 1)
+            self._count(new.models, 1)
             return
-        self._tokens -= before["totalTokens"]
-        self._cost -= before["costMicros"]
-        self._rows -= len(before["rows"])
-        if before["models"] != after["models"]:
-            self._count(after["models"], 1)
-            self._count(before["models"], -1)
+        old = summed(before)
+        self._tokens -= old.tokens
+        self._cost -= old.cost_micros
+        self._rows -= old.rows
+        if old.models != new.models:
+            self._count(new.models, 1)
+            self._count(old.models, -1)
+
+    def merge(self, other: Delta) -> None:
+        """Other days of the same total."""
+        self.arrival = max(self.arrival, other.arrival)
+        self._tokens += other._tokens
+        self._cost += other._cost
+        self._days += other._days
+        self._rows += other._rows
+        for model, days in other._models.items():
+            self._models[model] = self._models.get(model, 0) + days
 
     def _count(self, models: Iterable[str], days: int) -> None:
         for model in models:  # a Counter takes three times as long for one or two
             self._models[model] = self._models.get(model, 0) + days
 
-    def applied_to(self, total: Mapping[str, Any] | None, label: str, arrival: str) -> dict[str, Any]:
+    def applied_to(self, total: Mapping[str, Any] | None, label: str) -> dict[str, Any]:
         """The document of the total after the change."""
-        old = total or {"totalTokens": 0, "costMicros": 0, "days": 0, "rows": 0, "models": {}}
+        old = total or {"byArrival": "", "totalTokens": 0, "costMicros": 0, "days": 0, "rows": 0, "models": {}}
         models: dict[str, int] = old["models"]
         for model, days in self._models.items():
             models[model] = models.get(model, 0) + days
@@ -128,27 +190,22 @@ class Delta:
         return {
             "byCost": _key(label, cost),
             "byTokens": _key(label, tokens),
-            "byArrival": f"{label}/{_latest(total, arrival)}",
+            "byArrival": max(old["byArrival"], f"{label}/{format_instant(self.arrival)}"),
             "totalTokens": tokens,
             "costMicros": cost,
             "days": old["days"] + self._days,
             "rows": old["rows"] + self._rows,
-            "topModel": min(models, key=lambda model: (-models[model], model), default=None),
+            "topModel": top_model(models),
             "models": models,
         }
+
+
+def top_model(days: Mapping[str, int]) -> str | None:
+    """The model of most days, of several the alphabetically first."""
+    return min(days, key=lambda model: (-days[model], model), default=None)
 
 
 def _key(label: str, number: int) -> str:
     """A period and a whole number of at least 0, as a text that sorts like the number: its length comes first."""
     digits = str(number)
     return f"{label}/{len(digits):02}{digits}"
-
-
-def arrival_of(document: Mapping[str, Any]) -> str:
-    """When a day or a total last changed, as `format_instant` writes it."""
-    return str(document.get("byArrival", "")).partition("/")[2]
-
-
-def _latest(document: Mapping[str, Any] | None, arrival: str) -> str:
-    """The clock may have been set back: what arrives now is then not the newest."""
-    return arrival if document is None else max(arrival_of(document), arrival)

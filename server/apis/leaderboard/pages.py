@@ -9,8 +9,9 @@ from urllib.parse import urlencode
 from ...pages import page
 from ...request import Answer, ApiRequest
 from .api import READING, api, reader
-from .board import Ranking, leaderboard, profile
+from .board import leaderboard, profile
 from .periods import label, today
+from .rankings import RANKINGS, Ranking
 
 
 @api.get(
@@ -26,7 +27,7 @@ async def leaderboard_page(request: ApiRequest) -> Answer:
     query = request.query
     offset, limit = query["offset"], query["limit"]
     ranking = Ranking(query["period"], query["metric"], query.get("date") or today(request.now))
-    board = await leaderboard(request.storage, ranking, limit, offset)
+    board = await leaderboard(request.app[RANKINGS], ranking, limit, offset)
     return await page(
         "leaderboard.html",
         board=board,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from functools import lru_cache
 from typing import Literal
 
 from ....storage.times import SECOND
@@ -15,18 +14,31 @@ _FURTHEST_EAST = timedelta(hours=14)
 """Where on Earth the day begins first (UTC+14)."""
 
 
-@lru_cache(maxsize=8192)
-def longer_periods(day: str) -> tuple[str, str, str]:
-    """The labels of the week, the month and all of time that hold a day: ``2025-W51``, ``2025-12``, ``all``."""
-    year, week, _ = date.fromisoformat(day).isocalendar()
-    return f"{year:04}-W{week:02}", day[:7], ALL_TIME
+def month_of(day: str) -> str:
+    """The label of the month that holds a day: ``2025-12``."""
+    return day[:7]
 
 
 def label(period: Period, day: str) -> str:
-    """The label of the period that holds a day; of a daily one, the day itself."""
-    if period == "daily":
-        return day
-    return longer_periods(day)[("weekly", "monthly", "all-time").index(period)]
+    """The label of the period that holds a day: ``2025-12-21``, ``2025-W51``, ``2025-12`` or ``all``."""
+    match period:
+        case "daily":
+            return day
+        case "weekly":
+            year, week, _ = date.fromisoformat(day).isocalendar()
+            return f"{year:04}-W{week:02}"
+        case "monthly":
+            return month_of(day)
+        case "all-time":
+            return ALL_TIME
+
+
+def week_of(day: str) -> tuple[str, ...]:
+    """The days of the week that holds a day, as far as they are within the years 1 to 9999."""
+    number = date.fromisoformat(day).toordinal()
+    monday = number - (number - 1) % 7
+    within = range(max(monday, date.min.toordinal()), min(monday + 6, date.max.toordinal()) + 1)
+    return tuple([date.fromordinal(ordinal).isoformat() for ordinal in within])
 
 
 def today(now: int) -> str:

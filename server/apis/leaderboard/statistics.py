@@ -13,9 +13,10 @@ from aiohttp import web
 from ....storage import Filter, Query, walk
 from ....storage.times import DAY, MINUTE
 from ...keys import CLOCK, STORAGE
-from .board import Ranking, leaderboard
+from .board import leaderboard
 from .documents import TOTALS, USERS, in_period
 from .periods import ALL_TIME, today
+from .rankings import RANKINGS, Ranking
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -70,7 +71,7 @@ class Statistics:
             recent = Query(USERS, (Filter("lastSyncAt", ">=", now - length),))
             active.add_metric([window], await storage.count(recent))
         top = GaugeMetricFamily(f"{name}top_users_cost", "Dollars of the users who cost most.", labels=["username"])
-        page = await leaderboard(storage, Ranking("all-time", "cost", today(now)), LARGEST, 0)
+        page = await leaderboard(self._app[RANKINGS], Ranking("all-time", "cost", today(now)), LARGEST, 0)
         for user in page["entries"]:
             top.add_metric([user["username"]], float(user["totalCost"]))
         days = GaugeMetricFamily(f"{name}model_days", "Days on which users used a model.", labels=["model"])

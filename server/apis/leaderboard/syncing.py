@@ -13,7 +13,7 @@ from ...errors import Forbidden, InvalidBody, Problem
 from ...request import Answer, ApiRequest
 from .api import PER_KEY, api
 from .board import dollars
-from .documents import USERS
+from .documents import USERS, Row
 from .ledger import Entry, Ledger
 from .periods import latest_day
 from .statistics import STATISTICS
@@ -63,20 +63,20 @@ async def sync(request: ApiRequest) -> dict[str, Any]:
 
 def _entry(posted: Mapping[str, Any]) -> Entry:
     """What is kept of an entry: costs in millionths of a dollar, and the instant of its timestamp."""
-    cost = posted["totalCost"]
-    row: dict[str, Any] = {
-        "timestamp": posted["timestamp"],
-        "instant": parse_time(posted["timestamp"]),
-        "totalTokens": int(posted["totalTokens"]),
-        "costMicros": cost * _MICROS if isinstance(cost, int) else _micros(cost),
-        "inputTokens": int(posted.get("inputTokens", 0)),
-        "outputTokens": int(posted.get("outputTokens", 0)),
-        "cacheCreationTokens": int(posted.get("cacheCreationTokens", 0)),
-        "cacheReadTokens": int(posted.get("cacheReadTokens", 0)),
-        "modelsUsed": posted.get("modelsUsed", []),
-    }
-    if "device" in posted:
-        row["device"] = posted["device"]
+    get = posted.get
+    cost, timestamp = posted["totalCost"], posted["timestamp"]
+    row = Row(
+        timestamp,
+        parse_time(timestamp),
+        int(posted["totalTokens"]),
+        cost * _MICROS if isinstance(cost, int) else _micros(cost),
+        int(get("inputTokens", 0)),
+        int(get("outputTokens", 0)),
+        int(get("cacheCreationTokens", 0)),
+        int(get("cacheReadTokens", 0)),
+        get("modelsUsed", []),
+        get("device"),
+    )
     return Entry(posted["date"], row)
 
 
@@ -106,18 +106,28 @@ async def download_data(request: ApiRequest) -> Answer:
         "keys": [{"id": k.id, "scopes": sorted(k.scopes), "createdAt": format_time(k.created_at)} for k in keys],
         "entries": [
             _as_sent(key.username, day, row)
-            async for day, rows in Ledger(request.storage).days(key.username)
-            for row in rows
+            async for day, kept in Ledger(request.storage).days(key.username)
+            for row in kept.rows
         ],
     }
     disposition = f'attachment; filename="homeport-{key.username}.json"'
     return Answer(data, headers={"Content-Disposition": disposition, "Cache-Control": "no-store"})
 
 
-def _as_sent(username: str, day: str, row: Mapping[str, Any]) -> dict[str, Any]:
-    entry = {"username": username, "date": day, **row, "totalCost": dollars(row["costMicros"])}
-    del entry["costMicros"], entry["instant"]
-    return entry
+def _as_sent(username: str, day: str, row: Row) -> dict[str, Any]:
+    entry = {
+        "username": username,
+        "date": day,
+        "timestamp": row.timestamp,
+        "totalTokens": row.tokens,
+        "totalCost": dollars(row.cost_micros),
+        "inputTokens": row.input_tokens,
+        "outputTokens": row.output_tokens,
+        "cacheCreationTokens": row.cache_creation_tokens,
+        "cacheReadTokens": row.cache_read_tokens,
+        "modelsUsed": row.models,
+    }
+    return entry if row.device is None else entry | {"device": row.device}
 
 
 @api.delete(

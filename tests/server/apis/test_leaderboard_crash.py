@@ -12,7 +12,7 @@ import pytest
 
 from homeport.server.api_keys import KEYS
 from homeport.server.api_keys import USERS as KEY_USERS
-from homeport.server.apis.leaderboard.documents import DAYS, TOTALS, USERS
+from homeport.server.apis.leaderboard.documents import MONTHS, TOTALS, USERS
 from homeport.server.apis.leaderboard.ledger import Ledger
 from homeport.server.clock import Clock
 from homeport.storage import Storage, open_storage
@@ -21,7 +21,7 @@ from homeport.storage.times import SECOND, format_time, parse_time
 from .conftest import Launch, Process
 from .leaderboards import api_keys, entry, upload
 
-COLLECTIONS = [DAYS, TOTALS, USERS, KEYS, KEY_USERS]
+COLLECTIONS = [MONTHS, TOTALS, USERS, KEYS, KEY_USERS]
 CLIENTS = [("alice", "laptop"), ("alice", "desktop"), ("alice", "phone"), ("bob", "laptop"), ("carol", "laptop")]
 DATES = [(date(2025, 1, 1) + timedelta(days=number)).isoformat() for number in range(300)]
 FREE = {"HOMEPORT_APIS__LEADERBOARD__RATE_LIMIT": "1000000/hour", "HOMEPORT_LOG__LEVEL": "error"}
@@ -70,8 +70,9 @@ class Clients:
             assert await ledger.audit(username, repair=False)
             rows: dict[tuple[str, str], Counter[tuple[int, str]]] = defaultdict(Counter)
             async for _, kept in ledger.days(username):
-                for row in kept:
-                    rows[username, row["device"]][row["totalTokens"], row["timestamp"]] += 1
+                for row in kept.rows:
+                    assert row.device is not None
+                    rows[username, row.device][row.tokens, row.timestamp] += 1
             for client, found in rows.items():
                 number = next(iter(found))[0]
                 assert found == {(number, format_time(BEGIN + number * SECOND)): len(DATES)}

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
 
-from homeport.server.apis.leaderboard.documents import DAYS, TOTALS, USERS
+from homeport.server.apis.leaderboard.documents import MONTHS, TOTALS, USERS, Row
 from homeport.server.apis.leaderboard.ledger import Entry, Ledger
 from homeport.server.app import create_app
 from homeport.server.clock import MovableClock
@@ -314,21 +314,18 @@ class Boards(RuleBasedStateMachine):
         self.run(self._all_is_right())
 
     async def _all_is_right(self) -> None:
-        for collection, periods in ((DAYS, ["daily"]), (TOTALS, ["weekly", "monthly", "all-time"])):
-            found = await kept(self.storage, collection)
-            expected = {
-                f"{name} {period}": total
-                for name, user in self.users.items()
-                for period, total in user.totals(periods).items()
-            }
-            assert found.keys() == expected.keys()
-            for id, total in expected.items():
-                assert found[id]["totalTokens"] == total["totalTokens"]
-                assert Decimal(found[id]["costMicros"]).scaleb(-6) == total["totalCost"]
-                if collection is TOTALS:
-                    assert {name: found[id][name] for name in ("days", "rows", "models", "topModel")} == {
-                        name: total[name] for name in ("days", "rows", "models", "topModel")
-                    }
+        found = await kept(self.storage, TOTALS)
+        expected = {
+            f"{name} {period}": total
+            for name, user in self.users.items()
+            for period, total in user.totals(["monthly", "all-time"]).items()
+        }
+        assert found.keys() == expected.keys()
+        for id, total in expected.items():
+            assert found[id]["totalTokens"] == total["totalTokens"]
+            assert Decimal(found[id]["costMicros"]).scaleb(-6) == total["totalCost"]
+            for member in ("days", "rows", "models", "topModel"):
+                assert found[id][member] == total[member]
         for name in NAMES:
             assert await self.ledger.audit(name, repair=False)
 
@@ -379,14 +376,12 @@ def test_answers_equal_a_model(storage_url: str) -> None:
 
 @pytest.fixture
 async def ledger(storage: Storage) -> Ledger:
-    await storage.declare(DAYS, TOTALS, USERS)
+    await storage.declare(MONTHS, TOTALS, USERS)
     return Ledger(storage)
 
 
 def row(day: str, tokens: int, device: str, timestamp: str = TIMES[0]) -> Entry:
-    posted = entry(totalTokens=tokens, device=device, timestamp=timestamp)
-    posted |= {"instant": parse_time(timestamp), "costMicros": tokens}
-    return Entry(day, posted)
+    return Entry(day, Row(timestamp, parse_time(timestamp), tokens, tokens, 0, 0, 0, 0, ["opus"], device))
 
 
 async def test_of_two_servers_that_sync_one_user_the_second_tries_again(ledger: Ledger, storage: Storage) -> None:
@@ -432,36 +427,31 @@ async def record_some(ledger: Ledger) -> None:
         await ledger.record(name, [row(day, n, f"m{n}") for day in DATES for n in (1, 2)], parse_time(NOW))
 
 
-DAMAGE: list[tuple[Collection, str, dict[str, Any]]] = [
-    (TOTALS, "all", {"totalTokens": 1}),
-    (TOTALS, "all", {"costMicros": 0}),
-    (TOTALS, "2025-12", {"days": 4}),
-    (TOTALS, "2025-12", {"rows": 0}),
-    (TOTALS, "2020-W53", {"models": {}}),
-    (TOTALS, "2020-W53", {"topModel": None}),
-    (TOTALS, "2025-W51", {"byCost": "2025-W51/011"}),
-    (TOTALS, "2025-W51", {"byTokens": "2025-W50/011"}),
-    (TOTALS, "all", {"byArrival": "all/2025-01-01T00:00:00.000000Z"}),
-    (DAYS, "2025-12-21", {"totalTokens": 4}),
-    (DAYS, "2025-12-21", {"costMicros": 2**60}),
-    (DAYS, "2025-12-21", {"models": ["opus"]}),
-    (DAYS, "2025-12-21", {"byCost": "2025-12-20/013"}),
-    (DAYS, "2025-12-21", {"byTokens": "2025-12-21/010"}),
+DAMAGE: list[tuple[str, dict[str, Any]]] = [
+    ("all", {"totalTokens": 1}),
+    ("all", {"costMicros": 0}),
+    ("2025-12", {"days": 4}),
+    ("2025-12", {"rows": 0}),
+    ("2020-12", {"models": {}}),
+    ("2020-12", {"topModel": None}),
+    ("2025-12", {"byCost": "2025-12/011"}),
+    ("2025-12", {"byTokens": "2025-11/011"}),
+    ("all", {"byArrival": "all/2025-01-01T00:00:00.000000Z"}),
 ]
 
 
 @pytest.mark.parametrize(
-    ("collection", "what", "changes"), [pytest.param(*case, id=f"{case[1]} {'/'.join(case[2])}") for case in DAMAGE]
+    ("what", "changes"), [pytest.param(*case, id=f"{case[0]} {'/'.join(case[1])}") for case in DAMAGE]
 )
 async def test_damage_is_found_and_repaired(
-    ledger: Ledger, storage: Storage, collection: Collection, what: str, changes: dict[str, Any]
+    ledger: Ledger, storage: Storage, what: str, changes: dict[str, Any]
 ) -> None:
     await record_some(ledger)
-    before = [await kept(storage, DAYS), await kept(storage, TOTALS)]
-    [damaged] = (await storage.get(collection, [f"alice {what}"])).values()
-    await storage.commit([Put(collection, damaged.id, damaged.decode() | changes)])
+    before = await kept(storage, TOTALS)
+    [damaged] = (await storage.get(TOTALS, [f"alice {what}"])).values()
+    await storage.commit([Put(TOTALS, damaged.id, damaged.decode() | changes)])
     await is_repaired(ledger, storage)
-    assert [await kept(storage, DAYS), await kept(storage, TOTALS)] == before
+    assert await kept(storage, TOTALS) == before
 
 
 async def is_repaired(ledger: Ledger, storage: Storage) -> None:
@@ -479,7 +469,7 @@ async def is_repaired(ledger: Ledger, storage: Storage) -> None:
 
 
 async def every_record(storage: Storage) -> list[Record]:
-    return [record for c in (DAYS, TOTALS, USERS) for record in (await storage.find(Query(c))).records]
+    return [record for c in (MONTHS, TOTALS, USERS) for record in (await storage.find(Query(c))).records]
 
 
 async def test_a_repair_while_others_sync(ledger: Ledger, storage: Storage) -> None:
@@ -507,11 +497,11 @@ async def test_a_total_that_is_missing_or_too_many(ledger: Ledger, storage: Stor
         assert await kept(storage, TOTALS) == before
 
 
-async def test_a_day_that_is_missing(ledger: Ledger, storage: Storage) -> None:
-    """Its totals are then those of the others."""
+async def test_months_that_are_missing(ledger: Ledger, storage: Storage) -> None:
+    """Their totals are then those of the others."""
     await record_some(ledger)
-    await storage.commit([Delete(DAYS, "alice 2025-12-21"), Delete(DAYS, "alice 2024-02-29")])
+    await storage.commit([Delete(MONTHS, "alice 2025-12"), Delete(MONTHS, "alice 2024-02")])
     await is_repaired(ledger, storage)
     totals = await kept(storage, TOTALS)
-    assert totals["alice all"]["days"] == len(DATES) - 2
+    assert totals["alice all"]["days"] == sum(day[:7] not in ("2025-12", "2024-02") for day in DATES)
     assert "alice 2024-02" not in totals

@@ -5,30 +5,22 @@ from typing import Any
 
 import pytest
 
-from homeport.server.apis.leaderboard.documents import DAYS, TOTALS, USERS, day_id
+from homeport.server.apis.leaderboard.documents import MONTHS, TOTALS, USERS, Row, period_id
 from homeport.server.apis.leaderboard.ledger import Entry, Ledger
+from homeport.server.apis.leaderboard.upgrading import DAYS
 from homeport.storage import Delete, Put, Storage
 from homeport.storage.times import parse_time
 
 from .commands import finding, on_store, run
 
 NOW = parse_time("2025-12-22T12:00:00Z")
-COLLECTIONS = (DAYS, TOTALS, USERS)
+COLLECTIONS = (MONTHS, TOTALS, USERS)
 MODEL = "claude-opus-4-5-20251101"
 
 
-def row(tokens: int) -> dict[str, Any]:
-    return {
-        "timestamp": "2025-12-21T10:30:00Z",
-        "instant": parse_time("2025-12-21T10:30:00Z"),
-        "totalTokens": tokens,
-        "costMicros": 9_300_000,
-        "inputTokens": 0,
-        "outputTokens": 0,
-        "cacheCreationTokens": 0,
-        "cacheReadTokens": 0,
-        "modelsUsed": [MODEL],
-    }
+def row(tokens: int) -> Row:
+    at = "2025-12-21T10:30:00Z"
+    return Row(at, parse_time(at), tokens, 9_300_000, 0, 0, 0, 0, [MODEL])
 
 
 async def fill(storage: Storage) -> None:
@@ -41,25 +33,25 @@ RIGHT = (0, "ok", "those of 3 users are what their entries come to")
 
 
 async def _other_tokens(storage: Storage) -> None:
-    id = day_id("bob", "2025-W51")
+    id = period_id("bob", "2025-12")
     record = (await storage.get(TOTALS, [id]))[id]
     await storage.commit([Put(TOTALS, id, record.decode() | {"totalTokens": 1}, record.version)])
 
 
 async def _another_rank(storage: Storage) -> None:
-    id = day_id("bob", "2025-12-21")
-    record = (await storage.get(DAYS, [id]))[id]
-    await storage.commit([Put(DAYS, id, record.decode() | {"byCost": "2025-12-21/0199"}, record.version)])
+    id = period_id("bob", "all")
+    record = (await storage.get(TOTALS, [id]))[id]
+    await storage.commit([Put(TOTALS, id, record.decode() | {"byCost": "all/0199"}, record.version)])
 
 
 async def _no_total(storage: Storage) -> None:
-    await storage.commit([Delete(TOTALS, day_id("bob", "2025-12"))])
+    await storage.commit([Delete(TOTALS, period_id("bob", "2025-12"))])
 
 
 async def _a_total_of_nothing(storage: Storage) -> None:
-    id = day_id("bob", "2025-12")
+    id = period_id("bob", "2025-12")
     record = (await storage.get(TOTALS, [id]))[id]
-    await storage.commit([Put(TOTALS, day_id("bob", "2024-02"), record.document)])
+    await storage.commit([Put(TOTALS, period_id("bob", "2024-02"), record.document)])
 
 
 @pytest.mark.parametrize("damage", [_other_tokens, _another_rank, _no_total, _a_total_of_nothing])
@@ -78,6 +70,15 @@ def test_the_cure_is_named(url: str) -> None:
     on_store(url, COLLECTIONS, fill)
     on_store(url, COLLECTIONS, _no_total)
     assert "-> homeport check --repair-totals" in run("check").stdout
+
+
+def test_those_of_an_earlier_version_are_left_to_the_next_start(url: str) -> None:
+    async def fill_as_it_was(storage: Storage) -> None:
+        await storage.commit([Put(DAYS, "alice 2025-12-21", {"rows": []})])
+
+    on_store(url, [DAYS], fill_as_it_was)
+    told = (0, "note", "they are of an earlier version; a start brings them up to date")
+    assert finding("totals", "--repair-totals") == told
 
 
 def test_a_store_that_is_not_there_is_not_made(url: str, folder: Path) -> None:

@@ -1,0 +1,93 @@
+"""A store on which every day had a record: the first start packs them, and nobody notices."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from homeport.server.apis.leaderboard.documents import MONTHS, RANKED, TOTALS, USERS
+from homeport.server.apis.leaderboard.ledger import Ledger
+from homeport.storage import Collection, Put, Query, Storage
+from homeport.storage.times import parse_time
+
+from .conftest import Serve
+from .leaderboards import entry, open_board
+
+DAYS = Collection("leaderboard_days", RANKED)
+ARRIVAL = "2025-12-21T10:30:05.000000Z"
+
+
+def kept(day: str, *rows: dict[str, Any]) -> dict[str, Any]:
+    """A day's record as it was."""
+    tokens, cost = sum(row["totalTokens"] for row in rows), sum(row["costMicros"] for row in rows)
+    return {
+        "byCost": f"{day}/{len(str(cost)):02}{cost}",
+        "byTokens": f"{day}/{len(str(tokens)):02}{tokens}",
+        "byArrival": f"{day}/{ARRIVAL}",
+        "totalTokens": tokens,
+        "costMicros": cost,
+        "models": sorted({model for row in rows for model in row["modelsUsed"]}),
+        "rows": list(rows),
+    }
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    whole = entry(**changes)
+    del whole["username"], whole["date"], whole["totalCost"]
+    return whole | {"costMicros": 9_300_000, "instant": parse_time(whole["timestamp"])}
+
+
+def total(label: str) -> dict[str, Any]:
+    """Of weeks there is none any more."""
+    return kept(label) | {"days": 1, "models": {}, "topModel": None}
+
+
+@pytest.fixture
+async def old(storage: Storage) -> Storage:
+    await storage.declare(DAYS, TOTALS, USERS)
+    await storage.commit(
+        [
+            Put(DAYS, "alice 2025-11-30", kept("2025-11-30", row(totalTokens=1))),
+            Put(DAYS, "alice 2025-12-21", kept("2025-12-21", row(device="a"), row(device="b", modelsUsed=["opus"]))),
+            Put(DAYS, "bob 2025-12-20", kept("2025-12-20", row(totalTokens=2))),
+            *[Put(TOTALS, f"alice {label}", total(label)) for label in ("2025-W51", "2025-12", "all")],
+            Put(USERS, "alice", {"lastSyncAt": ARRIVAL}),
+        ]
+    )
+    return storage
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+async def test_the_days_of_an_earlier_version_are_packed(serve: Serve, old: Storage, interrupted: bool) -> None:
+    if interrupted:  # after alice's months were written, before anything else was
+        await old.declare(MONTHS)
+        await old.commit([Put(MONTHS, "alice 2025-12", {"days": {}})])
+    board = await open_board(serve)
+    cost = Decimal("9.3")
+    assert await board.rows() == [
+        entry(date="2025-11-30", totalTokens=1, totalCost=cost),
+        entry(device="a", totalCost=cost),
+        entry(device="b", modelsUsed=["opus"], totalCost=cost),
+    ]
+    page = await board.ranking("period=weekly&metric=tokens&date=2025-12-21")
+    assert [(user["username"], user["totalTokens"]) for user in page["entries"]] == [
+        ("alice", 2 * 11681277),
+        ("bob", 2),
+    ]
+    assert page["updated_at"] == "2025-12-21T10:30:05.000Z"
+    assert (await board.user())["totalDays"] == 2
+    assert not (await old.find(Query(DAYS))).records
+    assert [record.id for record in (await old.find(Query(TOTALS))).records] == [
+        "alice 2025-11",
+        "alice 2025-12",
+        "alice all",
+        "bob 2025-12",
+        "bob all",
+    ]
+    for name in ("alice", "bob"):
+        assert await Ledger(old).audit(name, repair=False)
+
+
+async def test_a_new_store_has_no_trace_of_them(serve: Serve, storage: Storage) -> None:
+    await open_board(serve)
+    assert DAYS.name not in storage.collections
