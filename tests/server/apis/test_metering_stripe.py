@@ -3,6 +3,8 @@ that are killed, several on one store."""
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from random import Random
@@ -357,6 +359,35 @@ async def test_events_without_our_metadata_are_told_by_subscription_or_customer(
     assert await state(shop, key) == ("enterprise", 10_000_000)
     await tell(shop, stripe.event("customer.subscription.deleted", {"id": thing["subscription"]}))
     assert await state(shop, key) == ("free", 0)
+
+
+IMPORTS_ON_THE_LOOP = """
+import asyncio, sys, threading
+from homeport import load_config
+from homeport.server.apis.metering.stripe_api import InvalidSignature, Stripe
+from homeport.server.clock import Clock
+
+on_the_loop, loops = [], threading.get_ident()
+
+def hear(event, arguments):
+    if event == "import" and arguments[0].startswith("stripe") and threading.get_ident() == loops:
+        on_the_loop.append(arguments[0])
+
+async def main():
+    config = load_config(environ={}, overrides={"apis.metering.stripe.webhook_secret": "whsec_x"})
+    try:
+        await Stripe(config.apis.metering.stripe, Clock(), None).verify(b"{}", "t=1,v1=00")
+    except InvalidSignature:
+        print(on_the_loop, "stripe" in sys.modules)
+
+sys.addaudithook(hear)
+asyncio.run(main())
+"""
+
+
+def test_the_first_webhook_holds_nobody_up() -> None:
+    """Stripe's library is large, and loads its parts one by one."""
+    assert subprocess.check_output([sys.executable, "-c", IMPORTS_ON_THE_LOOP], text=True) == "[] True\n"
 
 
 @on_memory
