@@ -51,6 +51,8 @@ class Declaration(TypedDict, total=False):
     configuration's. ``content_types``: what a body may be; JSON where there is a ``body``. Without a ``body`` but with
     these the handler gets the bytes. ``streamed``: it reads them itself, with `stream_body`, and sees to how many they
     are and whether they fit the ``body``. ``when``: under which configurations there is the operation; none is all.
+    ``well_known``: whether it is also found where RFC 8414 (3.1) puts it, below the host, with the path of the server's
+    URL behind its own; such a path has no parameters.
     """
 
     body: str
@@ -70,6 +72,7 @@ class Declaration(TypedDict, total=False):
     content_types: tuple[str, ...]
     streamed: bool
     when: Callable[[Config], bool]
+    well_known: bool
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ class Operation:
     content_types: tuple[str, ...] = ()
     streamed: bool = False
     when: Callable[[Config], bool] | None = None
+    well_known: bool = False
     websocket: bool = False
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -40,22 +40,55 @@ MakeEndpoint = Callable[[Operation, tuple[str, ...], Envelope, Core], Endpoint]
 
 def add_routes(apis: Sequence[Api], core: Core, make_endpoint: MakeEndpoint) -> None:
     """Adds the operations of the APIs to the application."""
-    envelopes = {api.name: api.envelope for api in apis}
-    base = core.config.server.base_path
-    router = core.app.router
+    routes = _Routes(apis, core, make_endpoint)
+    paths = operations_by_path(apis, core.config)
+    for path in sorted(paths, key=_fixed_first):
+        routes.add_path(path, paths[path])
+    routes.add_rest()
 
-    def envelope_of(method: str, path: str) -> Envelope:
-        return envelopes.get(owner(method, path) or "", problem_details)
 
-    def by_method(path: str) -> Envelope:
-        return lambda error, request: envelope_of(request.raw.method, path)(error, request)
+class _Routes:
+    """Routes of an application; each answers in the envelope of whose path it is."""
 
-    def by_path(error: ApiError, request: ApiRequest) -> Answer:
-        path = "/" + request.raw.match_info["p0"]
-        ours = path.startswith(f"{base}/")
-        return envelope_of(request.raw.method, path.removeprefix(base) if ours else "")(error, request)
+    def __init__(self, apis: Sequence[Api], core: Core, make_endpoint: MakeEndpoint) -> None:
+        self._envelopes = {api.name: api.envelope for api in apis}
+        self._core = core
+        self._server = core.config.server
+        self._make_endpoint = make_endpoint
 
-    def add(
+    def add_path(self, path: str, operations: Sequence[Operation]) -> None:
+        """A path with its operations, OPTIONS, and an answer to every other method."""
+        websocket = next((operation for operation in operations if operation.websocket), None)
+        others = [operation for operation in operations if not operation.websocket]
+        if websocket is not None and all(operation.method != "GET" for operation in others):
+            others.append(_upgrade_required(path))
+        own = {operation.method for operation in others}
+        methods = ", ".join(sorted(own | {"OPTIONS"} | ({"HEAD"} if "GET" in own else set())))
+        for resource in self._resources(path, operations):
+            for operation in others:
+                envelope = self._envelope_of(operation.method, path)
+                if operation.method == "GET":
+                    self._add(resource, "GET", operation, envelope, websocket)
+                    self._add(resource, "HEAD", operation, self._envelope_of("HEAD", path))
+                else:
+                    self._add(resource, operation.method, operation, envelope)
+            self._add(resource, "OPTIONS", _options(path, methods, self._core.hosts), self._by_method(path))
+            self._add(resource, "*", _method_not_allowed(path, methods), self._by_method(path))
+
+    def add_rest(self) -> None:
+        """All other paths."""
+        rest = _Rest("/{p0:.*}")
+        self._core.app.router.register_resource(rest)
+        self._add(rest, "*", _not_found(), self._by_path)
+
+    def _resources(self, path: str, operations: Sequence[Operation]) -> Iterator[web.Resource]:
+        """Where a path is found: below the base path, and where a client looks that knows but the server's URL."""
+        yield self._core.app.router.add_resource(self._server.base_path + _by_place(path))
+        if self._server.public_path and any(operation.well_known for operation in operations):
+            yield self._core.app.router.add_resource(path + self._server.public_path)
+
+    def _add(
+        self,
         resource: web.Resource,
         method: str,
         operation: Operation,
@@ -63,33 +96,23 @@ def add_routes(apis: Sequence[Api], core: Core, make_endpoint: MakeEndpoint) -> 
         websocket: Operation | None = None,
     ) -> None:
         names = parameter_names(operation.path)
-        endpoint = make_endpoint(operation, names, envelope, core)
+        endpoint = self._make_endpoint(operation, names, envelope, self._core)
         serve: Serve = endpoint.serve
         if websocket is not None:
-            serve = _by_upgrade(make_endpoint(websocket, names, envelope, core), endpoint)
+            serve = _by_upgrade(self._make_endpoint(websocket, names, envelope, self._core), endpoint)
         resource.add_route(method, serve, expect_handler=endpoint.expect)
 
-    paths = operations_by_path(apis, core.config)
-    for path in sorted(paths, key=_fixed_first):
-        websocket = next((operation for operation in paths[path] if operation.websocket), None)
-        operations = [operation for operation in paths[path] if not operation.websocket]
-        if websocket is not None and all(operation.method != "GET" for operation in operations):
-            operations.append(_upgrade_required(path))
-        resource = router.add_resource(base + _by_place(path))
-        for operation in operations:
-            envelope = envelope_of(operation.method, path)
-            if operation.method == "GET":
-                add(resource, "GET", operation, envelope, websocket)
-                add(resource, "HEAD", operation, envelope_of("HEAD", path))
-            else:
-                add(resource, operation.method, operation, envelope)
-        own = {operation.method for operation in operations}
-        methods = ", ".join(sorted(own | {"OPTIONS"} | ({"HEAD"} if "GET" in own else set())))
-        add(resource, "OPTIONS", _options(path, methods, core.hosts), by_method(path))
-        add(resource, "*", _method_not_allowed(path, methods), by_method(path))
-    rest = _Rest("/{p0:.*}")
-    router.register_resource(rest)
-    add(rest, "*", _not_found(), by_path)
+    def _envelope_of(self, method: str, path: str) -> Envelope:
+        return self._envelopes.get(owner(method, path) or "", problem_details)
+
+    def _by_method(self, path: str) -> Envelope:
+        return lambda error, request: self._envelope_of(request.raw.method, path)(error, request)
+
+    def _by_path(self, error: ApiError, request: ApiRequest) -> Answer:
+        path = "/" + request.raw.match_info["p0"]
+        base = self._server.base_path
+        ours = path.startswith(f"{base}/")
+        return self._envelope_of(request.raw.method, path.removeprefix(base) if ours else "")(error, request)
 
 
 def operations_by_path(apis: Sequence[Api], config: Config) -> dict[str, list[Operation]]:

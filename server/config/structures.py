@@ -56,6 +56,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     tls: TlsConfig
 
     @property
+    def public_path(self) -> str:
+        """The path below which clients reach the server, as a prefix: a proxy may take it off."""
+        return self.base_path if self.public_url is None else urlsplit(self.public_url).path.rstrip("/")
+
+    @property
     def addresses(self) -> tuple[Address, ...]:
         """Where to listen."""
         return tuple(map(parse_address, self.listen))

@@ -20,6 +20,7 @@ from ..server.apis.conftest import Serve, on_memory, until
 from ..server.apis.licensed import NOW
 
 UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+PROXIED = {"server.public_url": "https://sync.example.com/base/"}
 EXPOSED = {"server.public_url": "https://sync.example.com/base", "server.base_path": "/base"}
 
 
@@ -131,9 +132,18 @@ async def test_codes_live_60_seconds_once(app: App) -> None:
 
 
 @on_memory
-async def test_metadata(serve: Serve) -> None:
-    app = await open_app(serve, EXPOSED)
-    answer = await app.shop.server.get("/base/.well-known/oauth-authorization-server")
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [
+        pytest.param(EXPOSED, "/base/.well-known/oauth-authorization-server", id="below the base path"),
+        pytest.param(EXPOSED, "/.well-known/oauth-authorization-server/base", id="before it, as in RFC 8414 3.1"),
+        pytest.param(PROXIED, "/.well-known/oauth-authorization-server", id="by a proxy that takes the path off"),
+        pytest.param(PROXIED, "/.well-known/oauth-authorization-server/base", id="by a proxy, as in RFC 8414 3.1"),
+    ],
+)
+async def test_metadata(serve: Serve, settings: dict[str, Any], path: str) -> None:
+    app = await open_app(serve, settings)
+    answer = await app.shop.server.get(path)
     issuer = "https://sync.example.com/base"
     assert (answer.status, answer.json) == (
         200,
@@ -152,6 +162,15 @@ async def test_metadata(serve: Serve) -> None:
             "authorization_response_iss_parameter_supported": True,
         },
     )
+
+
+@on_memory
+async def test_metadata_is_nowhere_else(serve: Serve) -> None:
+    app = await open_app(serve, EXPOSED)
+    for path in ("/.well-known/oauth-authorization-server", "/.well-known/jwks.json/base", "/oauth2/token/base"):
+        assert (await app.shop.server.get(path)).status == 404
+    refused = await app.shop.server("POST", "/.well-known/oauth-authorization-server/base")
+    assert (refused.status, refused.headers["Allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
 async def test_keys_are_made_at_first_start(app: App) -> None:

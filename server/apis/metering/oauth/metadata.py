@@ -11,7 +11,11 @@ from .access_tokens import ACCESS_TOKENS
 _KEYS_FRESH = {"Cache-Control": "public, max-age=300"}
 
 
-@api.get("/.well-known/oauth-authorization-server", returns={200: "metering#/$defs/ServerMetadata"})
+@api.get(
+    "/.well-known/oauth-authorization-server",
+    returns={200: "metering#/$defs/ServerMetadata"},
+    well_known=True,
+)
 async def server_metadata(request: ApiRequest) -> dict[str, Any]:
     """Where the endpoints are, and what they know."""
     base = request.base_url
