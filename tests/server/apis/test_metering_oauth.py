@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from homeport.server.apis.metering.licenses import SECRETS
+from homeport.server.apis.metering.oauth import grants
 from homeport.server.apis.metering.oauth.grants import GRANTS
 from homeport.server.apis.metering.oauth.signing import SigningKeys
 from homeport.server.config import load_config
@@ -670,6 +671,29 @@ async def test_what_is_kept_opens_nothing(app: App, log: Log) -> None:
     secret = [app.key, code, *(tokens[name] for name in ("access_token", "refresh_token")), fresh["refresh_token"]]
     kept = repr((await app.shop.server.storage.find(Query(GRANTS))).records) + log.stream.getvalue()
     assert not [text for text in secret if text in kept or text[:32] in kept or text[-32:] in kept]
+
+
+async def test_of_a_license_so_many_grants_are_kept(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond, codes go first, then what was not used for the longest time. Other licenses' stay."""
+    monkeypatch.setattr(grants, "MAX_GRANTS", 3)
+    _, key = await app.shop.license()
+    others = sent_back(await app.log_in(await app.authorize(), key))["code"]
+    first, second = [(await app.tokens())["refresh_token"] for _ in range(2)]
+    app.shop.server.clock.advance(1)
+    first = (await app.refresh(first)).json["refresh_token"]
+    codes = [await app.code() for _ in range(2)]
+    assert refusal(await app.redeem(codes[0])) == INVALID_GRANT
+    assert (await app.redeem(codes[1])).status == 200
+    code = await app.code()
+    assert refusal(await app.refresh(second)) == INVALID_GRANT
+    for answer in (await app.redeem(code), await app.redeem(others), await app.refresh(first)):
+        assert answer.status == 200
+
+
+async def test_those_who_log_in_at_once_are_counted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grants, "MAX_GRANTS", 3)
+    await asyncio.gather(*[app.code() for _ in range(8)])
+    assert await app.shop.server.storage.count(Query(GRANTS)) == 3
 
 
 async def test_what_has_expired_is_forgotten(app: App) -> None:

@@ -29,12 +29,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-GRANTS = Collection("metering_oauth_grants", (Field("until", "time", indexed=True),))
+GRANTS = Collection(
+    "metering_oauth_grants", (Field("until", "time", indexed=True), Field("license", "text", indexed=True))
+)
 """By a hash of the grant's own secret; `Grant` has the members."""
 
 CODE_LIFE = 60 * SECOND
 REFRESH_LIFE = 30 * DAY
 """Since the last use."""
+MAX_GRANTS = 32
+"""Of a license. Beyond, those end that would expire first: codes that nobody has redeemed, then what was not used for
+the longest time."""
 _BYTES = 24
 _SECRET = 32  # characters that they are in base64url
 _VERIFIER = re.compile(r"[A-Za-z0-9._~-]{43,128}")  # RFC 7636 4.1
@@ -68,7 +73,7 @@ class Grants:
         self._licenses = licenses
 
     async def begin(self, client_id: str, license_: License, redirect_uri: str, code_challenge: str) -> str:
-        """A code for a new grant."""
+        """A code for a new grant; the license's oldest may end for it."""
         code = secrets.token_urlsafe(2 * _BYTES)
         grant = Grant(
             id=_hash(code[:_SECRET]),
@@ -82,7 +87,8 @@ class Grants:
             redirect_uri=redirect_uri,
             code_challenge=code_challenge,
         )
-        await self._put(grant)
+        async with self._storage.locks.hold([f"{GRANTS.name} of {license_.id}"]):
+            await self._put(grant, *await self._crowded_out(license_))
         return code
 
     async def redeem(self, code: str, client_id: str, redirect_uri: str, verifier: str) -> tuple[Grant, str]:
@@ -147,10 +153,15 @@ class Grants:
         """The grant of a code or refresh token, be that good, used or not yet."""
         return await self.get(_hash(text[:_SECRET]))
 
-    async def _put(self, grant: Grant) -> Grant:
+    async def _crowded_out(self, license_: License) -> list[Delete]:
+        """What removes the grants of a license that leave no room for another."""
+        present = Query(GRANTS, (Filter("license", "==", license_.id),), sort=("-until",), offset=MAX_GRANTS - 1)
+        return [Delete(GRANTS, record.id) for record in (await self._storage.find(present)).records]
+
+    async def _put(self, grant: Grant, *also: Delete) -> Grant:
         document = grant._asdict()
         id, version = document.pop("id"), document.pop("version")
-        commit = await self._storage.commit([Put(GRANTS, id, document, version)])
+        commit = await self._storage.commit([Put(GRANTS, id, document, version), *also])
         return grant._replace(version=commit.versions[0])
 
     async def _end(self, grant: Grant) -> None:
