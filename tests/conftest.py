@@ -1,18 +1,66 @@
-"""What every test shares: how hypothesis searches, and that in CI no test is skipped for want of a tool."""
+"""What every test shares: where it writes, on which back ends it runs, how hypothesis searches, and that in CI no test
+is skipped for want of a tool."""
 
 import gc
 import os
+import shutil
+import tempfile
+from collections import defaultdict
 from collections.abc import Generator
+from pathlib import Path
+from zlib import crc32
 
 import pytest
 from hypothesis import settings
 
-# A loaded machine is no failure: a test that measures time says so itself. Where CI is set, hypothesis loads
-# its own profile, the same examples each time. `pytest -m slow --hypothesis-profile=thorough` tries most.
-settings.register_profile("homeport", deadline=None)
+_RAM = Path("/dev/shm")
+_ENOUGH_RAM = 1 << 30
+_BACK_ENDS = ("memory", "file", "sqlite")
+
+# A loaded machine is no failure: a test that measures time says so itself. Where CI is set, the examples are the same
+# each time. `pytest --hypothesis-profile=thorough` tries most.
+settings.register_profile("homeport", settings.get_profile("ci" if "CI" in os.environ else "default"), deadline=None)
+settings.register_profile("quick", settings.get_profile("homeport"), max_examples=30)
 settings.register_profile("thorough", deadline=None, max_examples=2_000)
-if "CI" not in os.environ:
-    settings.load_profile("homeport")
+settings.load_profile("quick")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--every-back-end", action="store_true", help="tests of the server on all back ends, not on one of them each"
+    )
+
+
+def pytest_configure() -> None:
+    """Tests write to a disk in memory, where there is a large one: `--basetemp` names another place.
+
+    What they find out does not depend on the disk: a kill is no loss of power, and disks that fail are played.
+    """
+    if _RAM.is_dir() and os.access(_RAM, os.W_OK) and shutil.disk_usage(_RAM).free > _ENOUGH_RAM:
+        tempfile.tempdir = str(_RAM)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves of each test that would run on several back ends the one whose turn it is.
+
+    That the back ends are alike is what tests/storage shows, on all of them; so are the long runs, on theirs.
+    """
+    if config.getoption("every_back_end"):
+        return
+    same = defaultdict(list)
+    for item in items:
+        if isinstance(item, pytest.Function) and item.get_closest_marker("slow") is None and hasattr(item, "callspec"):
+            chosen = {name for name, value in item.callspec.params.items() if value in _BACK_ENDS}
+            if chosen:
+                others = sorted(place for place in item.callspec.indices.items() if place[0] not in chosen)
+                same[item.nodeid.partition("[")[0], str(others)].append(item)
+    left = set()
+    for name, group in same.items():
+        turn = crc32(" ".join(name).encode()) % len(group)
+        left |= {*group} - {group[turn]}
+    config.hook.pytest_deselected(items=left)
+    items[:] = [item for item in items if item not in left]
 
 
 def pytest_collection_finish() -> None:

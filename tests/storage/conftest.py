@@ -1,7 +1,6 @@
 """The back ends: each test that asks for `back_end` runs with every one of them."""
 
-import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -55,11 +54,3 @@ def durable(request: pytest.FixtureRequest) -> BackEnd:
 def checkpoints_often(back_end: BackEnd, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in back_end.often.items():
         monkeypatch.setattr(name, value)
-
-
-@pytest.fixture
-def ram(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory, where the system has one: for disks that only seem to fail, fsync need not take its time."""
-    shared = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=shared if shared.is_dir() else tmp_path) as folder:
-        yield Path(folder)

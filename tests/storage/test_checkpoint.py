@@ -50,13 +50,13 @@ EVERY = pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.s
 
 @EVERY
 async def test_a_kill_or_loss_of_power_at_any_call_loses_nothing(
-    ram: Path, monkeypatch: pytest.MonkeyPatch, every: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
     states = await lived()
-    calls = await calls_of_a_life(ram / "whole", monkeypatch)
+    calls = await calls_of_a_life(tmp_path / "whole", monkeypatch)
     assert calls > 150
     for at in range(1, calls + 1, every):
-        killed, powerless = ram / f"{at} killed", ram / f"{at} powerless"
+        killed, powerless = tmp_path / f"{at} killed", tmp_path / f"{at} powerless"
         killed.mkdir()
         storage = FileStorage(killed / "of" / "the" / "store")
         with monkeypatch.context() as patch:
@@ -72,12 +72,14 @@ async def test_a_kill_or_loss_of_power_at_any_call_loses_nothing(
 
 
 @EVERY
-async def test_whatever_call_fails_the_store_goes_on(ram: Path, monkeypatch: pytest.MonkeyPatch, every: int) -> None:
+async def test_whatever_call_fails_the_store_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
+) -> None:
     states = await lived()
-    calls = await calls_of_a_life(ram / "whole", monkeypatch)
+    calls = await calls_of_a_life(tmp_path / "whole", monkeypatch)
     for at in range(1, calls + 1, every):
         code, error = [(errno.EIO, StorageUnavailable), (errno.ENOSPC, StorageFull)][at % 2]
-        path = ram / str(at)
+        path = tmp_path / str(at)
         storage = FileStorage(path)
         failing = Disk(once(at, code))
         with monkeypatch.context() as patch:
@@ -98,12 +100,12 @@ async def test_whatever_call_fails_the_store_goes_on(ram: Path, monkeypatch: pyt
 
 @EVERY
 async def test_what_follows_a_kill_survives_a_loss_of_power(
-    ram: Path, monkeypatch: pytest.MonkeyPatch, every: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int
 ) -> None:
     states = await lived()
-    calls = await calls_of_a_life(ram / "whole", monkeypatch)
+    calls = await calls_of_a_life(tmp_path / "whole", monkeypatch)
     for at in range(1, calls + 1, every):
-        before, after = ram / f"{at}", ram / f"{at} after"
+        before, after = tmp_path / f"{at}", tmp_path / f"{at} after"
         before.mkdir()
         storage = FileStorage(before / "store")
         with monkeypatch.context() as patch:
@@ -143,7 +145,7 @@ LOADED: list[Change | Floor] = [
 ]
 
 
-async def test_a_load_is_all_or_nothing_whatever_fails(ram: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_load_is_all_or_nothing_whatever_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with MemoryStorage() as memory:
         await memory.declare(*COLLECTIONS)
         empty = await state(memory)
@@ -154,7 +156,7 @@ async def test_a_load_is_all_or_nothing_whatever_fails(ram: Path, monkeypatch: p
         failed = True
         while failed:  # one call later each time, until there are no more
             at += 1
-            path = ram / f"{at} {kill}"
+            path = tmp_path / f"{at} {kill}"
             async with opened(path) as storage:
                 id = storage.id
                 with monkeypatch.context() as patch:
@@ -207,6 +209,8 @@ async def test_a_checkpoint_that_was_not_finished_is_finished_first(
         await commit_until_checkpoint(storage, PLAIN)
         await commit_until_checkpoint(storage, FILES)
         assert caplog.text.count("could not be folded") == 1
+        # What it is about to rename or delete could not be copied.
+        await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "checkpoint"))
         copied = copy(path, tmp_path / "copy")
         expected = await state(storage)
     async with FileStorage(copied) as storage:
@@ -246,12 +250,12 @@ async def test_commits_go_on_while_data_files_are_written(tmp_path: Path) -> Non
 @pytest.mark.usefixtures("always_checkpoints")
 @pytest.mark.parametrize("seed", range(40))
 async def test_a_kill_among_checkpoints_and_commits_loses_nothing(
-    ram: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     acknowledged: dict[str, int] = {}
     random = Random(seed)
-    storage = FileStorage(ram / "before" / "store")
-    (ram / "before").mkdir()
+    storage = FileStorage(tmp_path / "before" / "store")
+    (tmp_path / "before").mkdir()
     with monkeypatch.context() as patch:
         power = PowerLoss(dead(random.randint(60, 600)))
         use(patch, power)
@@ -261,9 +265,9 @@ async def test_a_kill_among_checkpoints_and_commits_loses_nothing(
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         await storage.close()
     assert all(isinstance(outcome, StorageUnavailable) for outcome in outcomes)
-    power.restore(ram / "before", ram / "after", random)
+    power.restore(tmp_path / "before", tmp_path / "after", random)
     power.forget()
-    for path in ram / "before" / "store", ram / "after" / "store":
+    for path in tmp_path / "before" / "store", tmp_path / "after" / "store":
         async with FileStorage(path) as storage:
             plain, files = [await storage.get(c, [f"{task}" for task in range(5)]) for c in (PLAIN, FORGETFUL)]
         for id, count in acknowledged.items():

@@ -292,18 +292,18 @@ async def test_files_put_where_a_collection_begins_are_taken_in(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("seed", range(5))
-async def test_a_file_that_is_put_back_stays(ram: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+async def test_a_file_that_is_put_back_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     """Also when the power is lost after a checkpoint has removed it, and the person is faster than the next server."""
-    (ram / "before").mkdir()
+    (tmp_path / "before").mkdir()
     with monkeypatch.context() as patch:
         use(patch, power := PowerLoss())
         for write in Put(FILES, "a", b"{}"), Delete(FILES, "a"):
-            async with opened(ram / "before" / "store") as storage:
+            async with opened(tmp_path / "before" / "store") as storage:
                 await storage.commit([write])
-    power.restore(ram / "before", ram / "after", Random(seed))
+    power.restore(tmp_path / "before", tmp_path / "after", Random(seed))
     power.forget()
-    (files(ram / "after" / "store") / "a.json").write_text("{}")
-    assert await holds(ram / "after" / "store", FILES) == {"a": (3, b"{}")}
+    (files(tmp_path / "after" / "store") / "a.json").write_text("{}")
+    assert await holds(tmp_path / "after" / "store", FILES) == {"a": (3, b"{}")}
 
 
 async def test_an_edit_that_cannot_be_made_durable_is_not_taken_in(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

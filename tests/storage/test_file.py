@@ -92,7 +92,7 @@ def test_any_life_is_that_of_the_back_end_in_memory(life: list[Step | str]) -> N
 
 
 async def any_life(life: list[Step | str]) -> None:
-    with tempfile.TemporaryDirectory(dir="/dev/shm" if Path("/dev/shm").is_dir() else None) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         storage, memory = FileStorage(Path(folder, "0")), MemoryStorage()
         await storage.open()
         await memory.open()
@@ -161,11 +161,11 @@ async def test_a_journal_that_cannot_be_cut_is_read_only_until_it_can(
         assert list(await storage.get(PLAIN, ["a", "b", "c"])) == ["a", "c"]
 
 
-async def test_cut_anywhere_in_its_last_batches_the_journal_holds_the_commits_that_were_whole(ram: Path) -> None:
-    async with opened(ram / "store") as storage:
+async def test_cut_anywhere_in_its_last_batches_the_journal_holds_the_commits_that_were_whole(tmp_path: Path) -> None:
+    async with opened(tmp_path / "store") as storage:
         await storage.commit([put(LINES, "a", b'{"n":1}')])
         states, sizes = [await state(storage)], []
-        journal = ram / "store" / "journal" / "1.log"
+        journal = tmp_path / "store" / "journal" / "1.log"
         for batch in range(2):
             sizes.append(journal.stat().st_size)
             puts = [put(collection, f"{batch}", b'{"n":%d}' % batch) for collection in COLLECTIONS]
@@ -173,10 +173,10 @@ async def test_cut_anywhere_in_its_last_batches_the_journal_holds_the_commits_th
             states.append(await state(storage))
         whole = journal.read_bytes()
         assert whole.count(b"\n") == 4
-        copied = copy(ram / "store", ram / "copy")
+        copied = copy(tmp_path / "store", tmp_path / "copy")
     for size in range(sizes[0], len(whole) + 1):
         (copied / "journal" / "1.log").write_bytes(whole[:size])
-        stored = FileStorage(copy(copied, ram / f"{size}"))
+        stored = FileStorage(copy(copied, tmp_path / f"{size}"))
         await stored.open()
         expected = states[2] if size == len(whole) else states[1] if size >= sizes[1] else states[0]
         assert await state(stored) == expected

@@ -40,9 +40,9 @@ ENTRIES = [
 
 
 @pytest.fixture
-def folder(ram: Path) -> Path:
+def folder(tmp_path: Path) -> Path:
     """A journal of `ENTRIES`."""
-    folder = ram / "journal"
+    folder = tmp_path / "journal"
     folder.mkdir()
     journal = Journal(folder)
     journal.create()

@@ -40,7 +40,6 @@ NOW = "2025-06-03T12:00:00Z"
 BACK_ENDS = ["memory", "file", "sqlite"]
 _KEY_PART = 8
 """So many characters of a key in a log are too many."""
-_RAM = Path("/dev/shm")
 _secret: set[str] = set()
 
 
@@ -186,8 +185,7 @@ on_memory = pytest.mark.parametrize("back_end", ["memory"])
 
 @pytest.fixture
 def storage_url(back_end: str) -> Iterator[str]:
-    """On a disk in memory, where there is one: what survives a power cut is no matter of these tests."""
-    with TemporaryDirectory(dir=_RAM if _RAM.is_dir() else None) as folder:
+    with TemporaryDirectory() as folder:
         yield {"memory": "memory:", "file": f"file:{folder}/files", "sqlite": f"sqlite:{folder}/homeport.db"}[back_end]
 
 

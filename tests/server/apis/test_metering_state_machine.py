@@ -28,7 +28,7 @@ from homeport.server.config import load_config
 from homeport.storage import ABSENT, Collection, Put, Storage, make_storage
 from homeport.storage.times import DAY, format_time, parse_time
 
-from .conftest import _RAM, BACK_ENDS
+from .conftest import BACK_ENDS
 from .licensed import ENDLESS, bearer
 
 STARTS = {"free": 100, "pro": 150, "enterprise": 400}
@@ -105,7 +105,7 @@ class Lives(RuleBasedStateMachine):
     def __init__(self, back_end: str) -> None:
         super().__init__()
         self.runner = asyncio.Runner()
-        self.folder = TemporaryDirectory(dir=_RAM if _RAM.is_dir() else None)
+        self.folder = TemporaryDirectory()
         path = Path(self.folder.name) / "store"
         self.url = "memory:" if back_end == "memory" else f"{back_end}:{path}"
         self.clock = MovableClock(parse_time("2025-11-20T12:00:00Z"))

@@ -1,6 +1,6 @@
 """Schemathesis against the live server: every operation of the OpenAPI document, all checks on, on every back end.
 
-Quick, each back end has a part of the phases; `pytest -m slow` runs all of them on each, with more examples. The seed
+Quick, there are a few examples and what follows from them; `pytest -m slow` runs every phase on each back end. The seed
 is always the same. What a schema cannot say is in hooks.py, which answers are fine where in schemathesis.toml.
 """
 
@@ -33,7 +33,7 @@ from homeport.server.keys import STORAGE
 
 from ..authorized import CLIENTS, REDIRECT, REQUEST, VERIFIER
 from ..collected import ANYTHING
-from ..conftest import Log
+from ..conftest import BACK_ENDS, Log
 from ..sessions_kit import PROGRAM, settings_of
 from ..spoken import Service, tone
 from ..stripe_stand_in import SALES, WEBHOOK_SECRET, localstripe, open_stand_in
@@ -43,6 +43,8 @@ __all__ = ["localstripe"]
 HERE = Path(__file__).parent
 NOTE = {"type": "object", "properties": {"title": {"type": "string"}, "count": {"type": "integer"}}}
 ENDLESS = "1000000000/minute"
+PATIENCE = 1800
+"""Seconds."""
 KEYS = {
     "server.admin_key": "the key of who administers it",
     "apis.console_usage.api_key": "the key of the scraper",
@@ -131,7 +133,7 @@ async def given(folder: Path, storage_url: str, localstripe: str, log: Log) -> A
         }
 
 
-async def run(given: dict[str, Any], phases: str, examples: int, patience: float) -> str:
+async def run(given: dict[str, Any], phases: str, examples: int) -> str:
     """What schemathesis says, where it finds nothing."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "schemathesis.cli", f"--config-file={HERE / 'schemathesis.toml'}"),
@@ -149,7 +151,7 @@ async def run(given: dict[str, Any], phases: str, examples: int, patience: float
         stderr=asyncio.subprocess.STDOUT,
     )
     try:
-        said, _ = await asyncio.wait_for(process.communicate(), patience)
+        said, _ = await asyncio.wait_for(process.communicate(), PATIENCE)
     finally:
         if process.returncode is None:
             process.kill()
@@ -162,20 +164,16 @@ async def run(given: dict[str, Any], phases: str, examples: int, patience: float
 @pytest.mark.parametrize(
     ("back_end", "phases", "examples"),
     [
-        pytest.param("memory", "examples,coverage", 1, id="every value at its bounds"),
-        pytest.param("file", "fuzzing", 1, id="random values"),
-        pytest.param("sqlite", "examples,stateful", 15, id="one after another"),
+        pytest.param("sqlite", "examples,stateful", 3, id="a few"),
+        *(
+            pytest.param(name, "examples,coverage,fuzzing,stateful", 20, id=f"on {name}", marks=pytest.mark.slow)
+            for name in BACK_ENDS
+        ),
     ],
 )
 async def test_it_answers_as_it_says(given: dict[str, Any], phases: str, examples: int, log: Log) -> None:
-    report = await run(given, phases, examples, 300)
+    report = await run(given, phases, examples)
     operations = re.search(r"Selected: (\d+)/\1\b", report)
     assert operations is not None
     assert int(operations[1]) > 80
-    assert "Traceback" not in log.stream.getvalue()
-
-
-@pytest.mark.slow
-async def test_it_answers_as_it_says_at_length(given: dict[str, Any], log: Log) -> None:
-    await run(given, "examples,coverage,fuzzing,stateful", 60, 1800)
     assert "Traceback" not in log.stream.getvalue()
