@@ -175,6 +175,9 @@ class Follower:
             self._unlisten()
         if not self._busy:
             self._due()
+        elif self._at_end and self._timer is not None:  # there is nothing more to gather
+            self._timer.cancel()
+            self._due()
 
     def _due(self) -> None:
         self._busy = True
