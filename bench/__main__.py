@@ -9,6 +9,7 @@ from importlib import import_module
 
 NAMES = (
     "sync",
+    "latency",
     "core",
     "commits",
     "keys",
