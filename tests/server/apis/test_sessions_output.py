@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import termios
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -162,6 +163,50 @@ def test_what_waits_is_read_at_once(tmp_path: Path) -> None:
     assert process.wait(30) == 0
     (start,) = capture.segments(str(tmp_path / "session"))
     assert (start, Path(capture.segment_path(str(tmp_path / "session"), start)).stat().st_size) == (0, size)
+
+
+async def test_what_tmux_writes_at_a_time_is_read_at_once(tmp_path: Path) -> None:
+    """It does so as long as it has more."""
+    process = keep(tmp_path / "session", "capture._GATHER_SECONDS = 3600")
+    assert process.stdin is not None
+    pipe = process.stdin.fileno()
+    for _ in range(20):
+        os.write(pipe, b"x" * 16384)
+
+        async def read() -> bool:
+            return not int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+        await until(read)
+    process.stdin.close()
+    assert await asyncio.to_thread(process.wait, 30) == 0
+
+
+async def test_a_disk_that_hangs(tmp_path: Path) -> None:
+    """What is printed meanwhile waits, up to a bound, and not in tmux; what is beyond is missing, and told."""
+    folder = tmp_path / "session"
+    make_folder(folder)
+    hanging = os.open(folder, os.O_RDONLY)
+    fcntl.flock(hanging, fcntl.LOCK_EX)
+    process = keep(folder)
+    assert process.stdin is not None
+    await asyncio.to_thread(process.stdin.write, b"x" * (64 << 20))
+    memory = re.search(r"VmHWM:\s+([0-9]+) kB", Path(f"/proc/{process.pid}/status").read_text())
+    assert memory is not None
+    assert int(memory[1]) < 40_000
+    os.close(hanging)
+
+    async def written() -> bool:
+        return sum(path.stat().st_size for path in folder.glob("0*")) >= 4 << 20
+
+    await until(written)
+    await asyncio.to_thread(process.communicate, b"after\n", timeout=20)
+    tail = Tail(folder)
+    kept = b"".join(iter(tail.read, b""))
+    tail.close()
+    told = re.fullmatch(rb"(x+)\r\n\[([0-9]+) bytes of output were not kept\]\r\nafter\n", kept)
+    assert told is not None
+    assert len(told[1]) + int(told[2]) == 64 << 20
+    assert 4 << 20 <= len(told[1]) < 5 << 20
 
 
 async def test_files_are_bounded_and_nothing_is_lost_to_who_keeps_up(tmp_path: Path) -> None:

@@ -15,14 +15,18 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+import threading
 import time
 
 SEGMENT_BYTES = 4 << 20
 WAKE = "wake"
 _READ_BYTES = 64 * 1024
 _GATHER_SECONDS = 0.01
-"""Between two reads: programs that print much are read in larger pieces. Not where there is more than a piece: tmux
-keeps all that was not yet read in memory, without a bound."""
+"""Between two reads, so that programs which print little at a time are read in larger pieces."""
+_MUCH_BYTES = 16 * 1024
+"""What tmux writes at a time where it has more, which it keeps in memory, without a bound: that is read at once."""
+_MAX_WAITING = 4 << 20
+"""Bytes that wait for a disk which does not answer: they would in tmux, without a bound."""
 
 
 def segments(folder: str) -> list[int]:
@@ -34,6 +38,37 @@ def segment_path(folder: str, start: int) -> str:
     return os.path.join(folder, f"{start:020}")
 
 
+class _Waiting:
+    """What was read and is not written yet. Of more than it holds the end is left out."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+        self._start = 0
+        self._read = 0
+        self._ended = False
+        self._changed = threading.Condition()
+
+    def put(self, data: bytes) -> None:
+        """Nothing means the end."""
+        with self._changed:
+            if not self._data:
+                self._start = self._read
+            if self._start + len(self._data) == self._read and len(self._data) < _MAX_WAITING:
+                self._data += data
+            self._read += len(data)
+            self._ended = not data
+            self._changed.notify()
+
+    def take(self) -> tuple[int, bytes]:
+        """A piece, when there is one, and how many bytes were read before it; empty at the end."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._data or self._ended)
+            start, data = self._start, bytes(self._data[:_READ_BYTES])
+            del self._data[:_READ_BYTES]
+            self._start += len(data)
+            return start, data
+
+
 class _Writer:
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -41,12 +76,18 @@ class _Writer:
         self._wake = -1
         self._size = 0
         starts = segments(folder)
-        self._position = 0
+        self._begun = 0
+        """How many bytes had been printed when this one began."""
         if starts:
-            self._position = starts[-1] + os.path.getsize(segment_path(folder, starts[-1]))
+            self._begun = starts[-1] + os.path.getsize(segment_path(folder, starts[-1]))
+        self._position = self._begun
 
-    def write(self, data: bytes) -> None:
-        """Appends; where the disk takes no more, readers find a gap before the next segment."""
+    def write(self, start: int, data: bytes) -> None:
+        """Appends; where the disk takes no more, or something is left out, readers find a gap before the next
+        segment."""
+        if self._begun + start != self._position:
+            self._close()
+        self._position = self._begun + start
         end = self._position + len(data)
         try:
             if self._file < 0 or self._size >= SEGMENT_BYTES:
@@ -87,17 +128,28 @@ class _Writer:
             return
 
 
-def main(folder: str) -> None:
+def _keep(folder: str, waiting: _Waiting) -> None:
     lock = os.open(folder, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)  # until the one before has written the rest
     writer = _Writer(folder)
     writer.wake()
-    while data := os.read(0, _READ_BYTES):
-        writer.write(data)
+    data = b"."
+    while data:
+        start, data = waiting.take()
+        writer.write(start, data)
         writer.wake()
-        if len(data) < _READ_BYTES:
+
+
+def main(folder: str) -> None:
+    waiting = _Waiting()
+    keeping = threading.Thread(target=_keep, args=(folder, waiting))
+    keeping.start()
+    while data := os.read(0, _READ_BYTES):
+        waiting.put(data)
+        if len(data) < _MUCH_BYTES:
             time.sleep(_GATHER_SECONDS)
-    writer.wake()
+    waiting.put(b"")
+    keeping.join()
 
 
 if __name__ == "__main__":
