@@ -46,7 +46,8 @@ def _is_date(value: object) -> bool:
 
 def _is_plain_text(value: object) -> bool:
     """A text without control characters."""
-    return not isinstance(value, str) or _CONTROL.search(value) is None
+    # Nearly all texts are printable, which is known at once; a control character is not.
+    return not isinstance(value, str) or value.isprintable() or _CONTROL.search(value) is None
 
 
 def _is_hex(value: object) -> bool:

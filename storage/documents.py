@@ -15,9 +15,9 @@ MAX_DEPTH = 128
 MAX_DIGITS = 4000
 
 _BEYOND_MAX_DIGITS = 10**MAX_DIGITS
-# A run of digits is found as a run of zeros once all digits are zeros: 1 ms a MB, where a pattern takes 30.
-_DIGITS_TO_ZEROS = bytes(ord("0") if chr(byte) in "0123456789" else ord(" ") for byte in range(256))
-_LONG_NUMBER = b"0" * (MAX_DIGITS + 1)
+_SHALLOW = 8
+_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"\\'))
 _SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 _decoder = msgspec.json.Decoder()
@@ -51,9 +51,9 @@ def decode(data: bytes) -> Any:
         if _SURROGATE_ESCAPE.search(data):
             raise InvalidDocument("is not JSON, or holds half of a surrogate pair") from error
         raise InvalidDocument("is not JSON: " + str(error).removeprefix("JSON is malformed: ")) from error
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH:
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and not _is_shallow(data):
         _check_depth(value)
-    if len(data) > MAX_DIGITS and _LONG_NUMBER in data.translate(_DIGITS_TO_ZEROS):
+    if len(data) > MAX_DIGITS and _may_hold_long_number(data):
         _check_digits(value)
     return value
 
@@ -79,6 +79,24 @@ def extracted(raw: msgspec.Raw) -> bytes | None:
     if text == b"null":
         return None
     return text if text.startswith(b"{") else msgspec.json.decode(text, type=str).encode()
+
+
+def _is_shallow(data: bytes) -> bool:
+    """Whether a JSON text is known to have at most 8 levels: in a third of the time that its value takes.
+
+    What is left of it are brackets and quotes. Those of strings stand in pairs, and a string that holds a bracket or an
+    escape leaves something; then the innermost brackets go, a level at a time.
+    """
+    rest = data.translate(_SQUARE, _NO_STRUCTURE).replace(b'""', b"")
+    for _ in range(_SHALLOW):
+        rest = rest.replace(b"[]", b"")
+    return not rest
+
+
+def _may_hold_long_number(data: bytes) -> bool:
+    """Whether there may be more digits in a row than a number may have: they would fill one of these parts."""
+    part = MAX_DIGITS // 2
+    return any(data[start : start + part].isdigit() for start in range(0, len(data), part))
 
 
 def _check_depth(value: object) -> None:

@@ -1,24 +1,24 @@
-"""What is read. A read's rows come back as one, in a JSON array: for each the GIL would be given away and won back."""
+"""What is read. A read's rows come back as one: for each the GIL would be given away and won back."""
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Sequence
 
-from ..documents import decode
+from ..documents import decode_kept
 from ..errors import Gone
 from ..queries import Filter, Page, Query
 from ..records import Change, Changes, Collection, Record, Value, is_text
 from .schema import declared, identity
-from .sql import LAST_VERSION, Sql, listed
+from .sql import AS_ONE_ROW, LAST_VERSION, SEPARATOR, Sql, listed
 
 
 def get(db: sqlite3.Connection, sql: Sql, ids: Sequence[str]) -> dict[str, Record]:
     if len(ids) == 1 and is_text(ids[0]):
         row = db.execute(sql.get_one, ids).fetchone()
         return {} if row is None else {ids[0]: Record(ids[0], row[0], row[1].encode())}
-    (rows,) = db.execute(sql.get_many, (listed(ids),)).fetchone()
-    return {record.id: record for record in _records(rows)}
+    rows = db.execute(sql.get_many, (listed(ids),)).fetchone()
+    return {record.id: record for record in _records(*rows)}
 
 
 def find(db: sqlite3.Connection, sql: Sql, query: Query) -> Page:
@@ -28,12 +28,12 @@ def find(db: sqlite3.Connection, sql: Sql, query: Query) -> Page:
         limit = -1 if query.limit is None else query.limit + 1
         records: list[Record] = []
         for where, parameters in sql.pages(query):
-            (rows,) = db.execute(
-                f"SELECT json_group_array(json_array(id, version, document)) FROM (SELECT id, version, document"
+            rows = db.execute(
+                f"SELECT {AS_ONE_ROW} FROM (SELECT id, version, document"
                 f" FROM {sql.table}{where} ORDER BY {sql.order(query)} LIMIT ? OFFSET ?)",
                 (*parameters, limit if limit < 0 else limit - len(records), query.offset),
             ).fetchone()
-            records += _records(rows)
+            records += _records(*rows)
             if len(records) == limit:
                 break
         following = None
@@ -57,21 +57,17 @@ def count(db: sqlite3.Connection, sql: Sql, filters: Sequence[Filter]) -> int:
 
 def changes(db: sqlite3.Connection, sql: Sql, after: int, limit: int, began: int) -> Changes:
     name = sql.collection.name
-    version, floor, rows = db.execute(
+    version, floor, *rows = db.execute(
         "SELECT (SELECT value FROM homeport WHERE key = 'version'),"
-        " (SELECT floor FROM homeport_collections WHERE name = :name),"
-        " (SELECT json_group_array(json_array(version, id, document)) FROM ("
+        f" (SELECT floor FROM homeport_collections WHERE name = :name), {AS_ONE_ROW} FROM ("
         f"SELECT version, id, document FROM {sql.table} WHERE version > :after"
-        " UNION ALL SELECT version, id, NULL FROM homeport_tombstones"
-        " WHERE collection = :name AND version > :after ORDER BY version LIMIT :limit))",
+        " UNION ALL SELECT version, id, '' FROM homeport_tombstones"
+        " WHERE collection = :name AND version > :after ORDER BY version LIMIT :limit)",
         {"name": name, "after": min(after, LAST_VERSION), "limit": limit + 1},
     ).fetchone()
     if after > version or (after and max(after, began) < floor):
         raise Gone(f"{name}: changes after version {after} are not remembered")
-    found = [
-        Change(name, id, at, None if document is None else document.encode())
-        for at, id, document in decode(rows.encode())
-    ]
+    found = [Change(name, id, at, document or None) for id, at, document in _records(*rows)]
     more = len(found) > limit
     page = tuple(found[:limit])
     return Changes(page, page[-1].version if more else version, more, version, floor)
@@ -83,8 +79,12 @@ def begin_snapshot(db: sqlite3.Connection) -> tuple[int, tuple[Collection, ...]]
     return identity(db)[1], tuple(declared(db).values())
 
 
-def _records(rows: str) -> list[Record]:
-    return [Record(id, version, document.encode()) for id, version, document in decode(rows.encode())]
+def _records(heads: str, documents: str | None) -> list[Record]:
+    """What was selected `AS_ONE_ROW`."""
+    if documents is None:
+        return []
+    each = zip(decode_kept(heads.encode()), documents.encode().split(SEPARATOR), strict=True)
+    return [Record(id, version, document) for (id, version), document in each]
 
 
 def _value(query: Query, record: Record, name: str) -> Value:

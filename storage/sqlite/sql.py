@@ -15,6 +15,10 @@ LAST_VERSION = 2**63 - 1
 _OWN_COLUMNS = ("version", "id", "document")
 
 LISTED = "(SELECT value FROM json_each(?))"
+SEPARATOR = b"\x1e"
+AS_ONE_ROW = "json_group_array(json_array(id, version)), group_concat(document, char(30))"
+"""Ids and versions, and the documents with `SEPARATOR` between them, which no JSON text holds: as members of a JSON
+array all of their quotes would be escaped."""
 
 
 def listed(ids: Sequence[str]) -> str:
@@ -38,9 +42,7 @@ class Sql:
         while self.rows_a_statement > max(1, _MAX_PARAMETERS // (len(self.columns) + len(_OWN_COLUMNS))):
             self.rows_a_statement //= 2
         self.get_one = f"SELECT version, document FROM {self.table} WHERE id = ?"
-        self.get_many = (
-            f"SELECT json_group_array(json_array(id, version, document)) FROM {self.table} WHERE id IN {LISTED}"
-        )
+        self.get_many = f"SELECT {AS_ONE_ROW} FROM {self.table} WHERE id IN {LISTED}"
         self._by_name = {"id": "id"} | {
             field.name: quoted(column) for field, column in zip(collection.fields, self.columns, strict=True)
         }

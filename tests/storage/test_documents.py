@@ -81,6 +81,20 @@ REFUSED = [
     pytest.param(nested(MAX_DEPTH + 1), "nested deeper than 128 levels", id="one level too many"),
     pytest.param(b"[[],%b]" % nested(MAX_DEPTH), "nested deeper than 128 levels", id="one level too many, beside"),
     pytest.param(nested(MAX_DEPTH + 1, b'{"":', b"}").replace(b":}", b":1}"), "nested deeper", id="objects"),
+    *[
+        pytest.param(
+            (b"[%b," % before) * (MAX_DEPTH + 1) + b"1" + (b",%b]" % after) * (MAX_DEPTH + 1),
+            "nested deeper",
+            id=f"hidden by {name}",
+        )
+        for name, before, after in [
+            ("brackets in strings", b'"]"', b'"["'),
+            ("strings that end with one", b'"a]"', b'"[b"'),
+            ("escaped quotes", rb'"\"]"', rb'"\"["'),
+            ("brackets in two strings", b'"]","]"', b'"[","["'),
+            ("escaped brackets", rb'"\u005d"', rb'"\u005b"'),
+        ]
+    ],
     pytest.param(nested(100_000), "nested deeper than 128 levels", id="far too deep"),
     pytest.param(b"[" * 100_000, "nested deeper than 128 levels", id="far too deep and cut off"),
 ]

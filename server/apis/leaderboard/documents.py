@@ -9,7 +9,7 @@ index of them would be written all over by a client that uploads its history.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -70,14 +70,13 @@ def read_days(document: bytes) -> dict[str, msgspec.Raw]:
     return _read_month(document).days
 
 
-class Sums(NamedTuple):
-    """What the rows of a day come to."""
+class Sums(msgspec.Struct, gc=False):
+    """What the rows of a day come to. ``models``: each once, in order."""
 
     tokens: int
     cost_micros: int
     rows: int
     models: Sequence[str]
-    """Each once, in order."""
     arrival: int
 
 
@@ -98,8 +97,8 @@ def of_user(collection: Collection, username: str) -> Query:
 
 def with_rows(before: Day | None, rows: Sequence[Row], day: str, arrival: int) -> Day | None:
     """A day after some rows have arrived; None where they change nothing."""
-    if before is None and len(rows) == 1:
-        return Day(arrival, list(rows))
+    if len(rows) == 1 and (before is None or _is_newer_of_one(before, rows[0])):
+        return Day(arrival if before is None else max(before.arrival, arrival), list(rows))
     kept = {row.device: row for row in before.rows} if before else {}
     changed = False
     for row in rows:
@@ -116,6 +115,11 @@ def with_rows(before: Day | None, rows: Sequence[Row], day: str, arrival: int) -
         return None
     # The clock may have been set back: what arrives now is then not the newest.
     return Day(max(before.arrival, arrival) if before else arrival, list(kept.values()))
+
+
+def _is_newer_of_one(before: Day, row: Row) -> bool:
+    """Whether a row takes the place of a day's only one, as most do."""
+    return len(before.rows) == 1 and before.rows[0].device == row.device and before.rows[0].instant <= row.instant
 
 
 def summed(day: Day) -> Sums:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from ....storage import (
     ABSENT,
@@ -50,7 +52,7 @@ _MONTHS_AT_ONCE = 12
 """Of a user, read at a time."""
 
 
-class Entry(NamedTuple):
+class Entry(msgspec.Struct, gc=False):
     """A user's usage on a day (YYYY-MM-DD), of one device or of none in particular."""
 
     day: str
@@ -68,8 +70,8 @@ class Ledger:
         equal ones the later arrival. ``now`` in microseconds since the epoch. Raises `InvalidBody` beyond the bounds.
         """
         months: defaultdict[str, defaultdict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-        for day, row in entries:
-            months[month_of(day)][day].append(row)
+        for entry in entries:
+            months[month_of(entry.day)][entry.day].append(entry.row)
 
         async def attempt() -> None:
             fence = await self._fence(username, now)
