@@ -24,23 +24,27 @@ _PLAIN = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "COVERAGE_PR
 
 
 class Server:
-    """A server in a folder, on a port of its own, with a collection ``pair``. ``storage``: the URL of its store."""
+    """A server in a folder, on a port of its own, with a collection ``pair``.
 
-    def __init__(self, folder: Path, storage: str, port: int, *arguments: str) -> None:
+    ``storage``: the URL of its store. ``environ``: what its environment has besides.
+    """
+
+    def __init__(self, folder: Path, storage: str, port: int, environ: Mapping[str, str]) -> None:
         (folder / "schemas").mkdir()
         (folder / "schemas" / "pair.schema.json").write_text('{"type": "object"}')
         self.folder = folder
         self.storage = storage
         self.url = f"http://127.0.0.1:{port}"
         self._command = [sys.executable, "-m", "homeport", "serve", "--schemas", "schemas", "--storage", storage]
-        self._command += ["--port", str(port), *arguments]
+        self._command += ["--port", str(port)]
+        self._environ = {**_PLAIN, **environ}
         self.start()
 
     def start(self) -> None:
         """Returns when it is ready."""
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                self._command, cwd=self.folder, env=_PLAIN, stdout=subprocess.PIPE, stderr=log
+                self._command, cwd=self.folder, env=self._environ, stdout=subprocess.PIPE, stderr=log
             )
         assert self.process.stdout is not None
         ready = self.process.stdout.readline()
