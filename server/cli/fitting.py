@@ -12,7 +12,7 @@ from .options import Failure, on_store
 
 if TYPE_CHECKING:
     from ...storage import Storage
-    from ..apis.collections.registry import UserCollection
+    from ..apis.collections.user_collection import UserCollection
     from ..config import Config
 
 _SHOWN = 5

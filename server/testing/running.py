@@ -33,7 +33,7 @@ from .journal import Asked
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterable, Iterator
 
-    from ..apis.collections.registry import UserCollection
+    from ..apis.collections.user_collection import UserCollection
     from ..config import Config
 
 T = TypeVar("T")

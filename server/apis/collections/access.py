@@ -12,7 +12,7 @@ from .registry import COLLECTIONS
 if TYPE_CHECKING:
     from ...auth import Guard
     from ...request import ApiRequest
-    from .registry import UserCollection
+    from .user_collection import UserCollection
 
 Action = Literal["read", "write"]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ....storage import Storage, Write
     from ...idempotency import Once
     from ...request import Answer
-    from .registry import UserCollection
+    from .user_collection import UserCollection
 
 MAX_OPERATIONS = 1000
 _BREATH = 64 * 1024

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from ....storage.records import Change, Changes
     from ...request import ApiRequest
-    from .registry import UserCollection
+    from .user_collection import UserCollection
 
 _EVENTS = "text/event-stream"
 _PAGE_BYTES = 8 << 20

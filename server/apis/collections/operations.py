@@ -25,7 +25,7 @@ from .records import kept, parse, plain, shown, shown_around
 
 if TYPE_CHECKING:
     from ...idempotency import Once, Text
-    from .registry import UserCollection
+    from .user_collection import UserCollection
 
 _COLLECTION = "/collections/{collection}"
 _RECORD = "/collections/{collection}/{id}"

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from .registry import UserCollection
+    from .user_collection import UserCollection
 
 MAX_SEED = 16 * 2**20
 """Bytes, in all."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ....storage.records import Value
     from ...idempotency import Once
     from ...request import Answer, ApiRequest
-    from .registry import UserCollection
+    from .user_collection import UserCollection
 
 _MAX_BODY = 16 << 20
 _PAGE = 1000
