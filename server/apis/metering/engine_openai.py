@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ....storage.documents import InvalidDocument, decode
-from .engines import TranscriptionFailed
+from .engine import TranscriptionFailed
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI

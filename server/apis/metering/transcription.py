@@ -20,7 +20,8 @@ from .access import PER_KEY, licensee
 from .answering import once
 from .api import api
 from .audio import InvalidAudio, measure
-from .engines import TranscriptionFailed, make
+from .engine import TranscriptionFailed
+from .engines import make
 from .ledger import LEDGER, AlreadyDone
 from .uploads import INVALID, MAX_BODY, received
 from .usage import event
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from .access import Licensee
     from .audio import Audio
     from .documents import Reservation
-    from .engines import Engine
+    from .engine import Engine
     from .uploads import Upload
 
 log = logging.getLogger(__name__)
