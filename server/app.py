@@ -18,8 +18,8 @@ from ..storage import open_storage
 from ..storage.base import Storage
 from ..storage.remote.serving import serve_storage
 from .admin import system_api
-from .auth import Clients
 from .bcrypt_pool import LEAST_COST
+from .clients import Clients
 from .clock import Clock
 from .connections import CONNECTIONS, IDLE_SECONDS, MAX_FIELD, MAX_FIELDS, Connections
 from .endpoint import Core, Endpoint
@@ -134,7 +134,7 @@ async def _run(app: web.Application, apis: Sequence[Api], core: Core) -> AsyncIt
                 await stack.enter_async_context(asynccontextmanager(api.lifespan)(app))
         jobs = [job for api in apis for job in api.jobs]
         for work in (
-            run_jobs(jobs, app, app[CLOCK], core.telemetry),
+            run_jobs(jobs, app, app[CLOCK], core.telemetry.job),
             app[CONNECTIONS].watch(),
             core.telemetry.watch_loop(),
         ):

@@ -31,7 +31,7 @@ from ..storage.documents import encode
 from .masking import Masked
 
 if TYPE_CHECKING:
-    from .auth import Clients
+    from .clients import Clients
     from .config import ServerConfig
 
 log = logging.getLogger(__name__)

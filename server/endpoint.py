@@ -27,7 +27,7 @@ from .responses import HTTP_1_1, WholeResponse
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .auth import Clients
+    from .clients import Clients
     from .config import Config
     from .hosts import Hosts
     from .operation import Operation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, cast
 
@@ -14,8 +14,10 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 
 from .errors import MAX_PROBLEMS, Problem, json_pointer
-from .validation import FORMATS
 from .wording import message
+
+Formats = Mapping[str, Callable[[object], bool]]
+"""What asserts each ``format``."""
 
 _LONGEST_SEARCH = 0.5
 """Seconds after which no further problem is looked for: a megabyte can hold seconds of work before the first."""
@@ -25,11 +27,11 @@ class _OutOfTime(Exception):
     pass
 
 
-def explain(uri: str, documents: Mapping[str, Any], value: Any) -> list[Problem]:
+def explain(uri: str, documents: Mapping[str, Any], formats: Formats, value: Any) -> list[Problem]:
     """The first hundred problems, as far as half a second goes."""
     found: dict[tuple[Any, ...], Problem] = {}
     with suppress(_OutOfTime):
-        for error in _validator(uri, documents).iter_errors(value):
+        for error in _validator(uri, documents, formats).iter_errors(value):
             for problem in _problems(error):
                 found.setdefault((problem.path, problem.message), problem)
             if len(found) >= MAX_PROBLEMS:
@@ -37,7 +39,7 @@ def explain(uri: str, documents: Mapping[str, Any], value: Any) -> list[Problem]
     return list(found.values())[:MAX_PROBLEMS]
 
 
-def _validator(uri: str, documents: Mapping[str, Any]) -> Draft202012Validator:
+def _validator(uri: str, documents: Mapping[str, Any], formats: Formats) -> Draft202012Validator:
     """A validator that gives up when its time is over, which it looks at wherever a schema says ``type``."""
     end = time.monotonic() + _LONGEST_SEARCH
     check_type = Draft202012Validator.VALIDATORS["type"]
@@ -47,16 +49,16 @@ def _validator(uri: str, documents: Mapping[str, Any]) -> Draft202012Validator:
             raise _OutOfTime
         return check_type(validator, types, value, schema)
 
-    formats = FormatChecker(formats=())
-    for name, check in FORMATS.items():
-        formats.checks(name)(check)
+    checker = FormatChecker(formats=())
+    for name, check in formats.items():
+        checker.checks(name)(check)
     registry: Registry[Any] = Registry().with_resources(
         [(name, DRAFT202012.create_resource(contents)) for name, contents in documents.items()]
     )
     timed: type[Draft202012Validator] = extend(  # type: ignore[no-untyped-call]  # its stub says nothing
         Draft202012Validator, {"type": check_time_and_type}
     )
-    return timed({"$ref": uri}, registry=registry, format_checker=formats)
+    return timed({"$ref": uri}, registry=registry, format_checker=checker)
 
 
 def _problems(error: ValidationError) -> Iterator[Problem]:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from .clock import Clock
     from .config import Config
     from .meters import JobMeter
-    from .telemetry import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +57,11 @@ def last_due(schedule: str, now: int) -> int:
     return round(next(CronSim(schedule, after, reverse=True)).timestamp() * SECOND)
 
 
-async def run_jobs(jobs: list[Job], app: web.Application, clock: Clock, telemetry: Telemetry) -> None:
-    """Runs every job now and then at its times, until cancelled."""
+async def run_jobs(jobs: list[Job], app: web.Application, clock: Clock, meter: Callable[[str], JobMeter]) -> None:
+    """Runs every job now and then at its times, until cancelled. ``meter``: that of a job, by its name."""
     async with asyncio.TaskGroup() as group:
         for job in jobs:
-            group.create_task(_run(job, app, clock, telemetry.job(job.name)), name=f"job {job.name}")
+            group.create_task(_run(job, app, clock, meter(job.name)), name=f"job {job.name}")
 
 
 async def _run(job: Job, app: web.Application, clock: Clock, meter: JobMeter) -> None:

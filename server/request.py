@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from ..storage.base import Storage
-    from .auth import Client
+    from .clients import Client
     from .config import Config
 
 _NONE: Mapping[str, Any] = MappingProxyType({})

@@ -103,7 +103,7 @@ class Checker:
         """Why a value does not fit: at least one reason, at most a hundred. Takes up to half a second: for a thread."""
         from .explanations import explain  # jsonschema is imported when it is first needed
 
-        problems = explain(self.uri, self.documents, value)
+        problems = explain(self.uri, self.documents, FORMATS, value)
         if not problems:
             try:
                 self._compiled.validate(value)

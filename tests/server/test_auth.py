@@ -7,7 +7,8 @@ from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homeport.server.auth import Client, Clients, same_secret
+from homeport.server.auth import same_secret
+from homeport.server.clients import Client, Clients
 from homeport.server.config import Secret
 
 SECRET = {"Authorization": "Bearer correct horse"}

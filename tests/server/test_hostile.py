@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import homeport
 from homeport.server import app as app_module
 from homeport.server import bodies, connections
-from homeport.server.auth import Clients
+from homeport.server.clients import Clients
 from homeport.server.connections import room_for
 from homeport.server.masking import Masked
 

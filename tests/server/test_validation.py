@@ -323,7 +323,7 @@ def cases(draw: st.DrawFn) -> tuple[str, Any]:
 def test_the_validators_agree(case: tuple[str, Any]) -> None:
     name, value = case
     checker = OURS.checker(name)
-    problems = explain(checker.uri, OURS.documents, value)
+    problems = explain(checker.uri, OURS.documents, FORMATS, value)
     assert checker.is_valid(value) == (not problems)
 
 
