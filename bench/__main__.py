@@ -9,7 +9,6 @@ from importlib import import_module
 
 NAMES = (
     "sync",
-    "latency",
     "core",
     "commits",
     "keys",
@@ -22,6 +21,7 @@ NAMES = (
     "sessions",
     "start",
     "hostile",
+    "latency",
 )
 
 if __name__ == "__main__":

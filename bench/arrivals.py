@@ -11,7 +11,7 @@ import re
 import select
 import socket
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from time import perf_counter
@@ -46,8 +46,6 @@ class Answer(NamedTuple):
 
 Steps = Generator[Ask, Answer, None]
 """A visit: requests, each of which may depend on the answers before."""
-Visit = Callable[[int], Steps]
-"""The visit of a number."""
 
 
 @dataclass
@@ -79,9 +77,10 @@ class _Visitor:
 
 
 class Visitors:
-    """Those of one server. ``took``: the seconds that each answer took, by operation."""
+    """Those of one server. ``pid``: its process. ``took``: the seconds that each answer took, by operation."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, pid: int) -> None:
+        self.pid = pid
         self.took: dict[str, list[float]] = defaultdict(list)
         self._port = port
         self._epoll = select.epoll()

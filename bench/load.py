@@ -109,11 +109,11 @@ def load(port: int, pid: int, path: str, body: object, seconds: int, users: User
         script.flush()
         url = f"http://127.0.0.1:{port}"
         command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", script.name, url]
-        before = _cpu_microseconds(pid)
+        before = cpu_microseconds(pid)
         output = subprocess.run(
             ["taskset", "-c", LOAD_CORE, *command], check=True, capture_output=True, text=True
         ).stdout
-        used = _cpu_microseconds(pid) - before
+        used = cpu_microseconds(pid) - before
     result = re.search(r"RESULT (\d+) (\d+) (\d+)", output)
     if result is None or int(result[3]):
         raise SystemExit(f"requests failed:\n{output}")
@@ -121,7 +121,8 @@ def load(port: int, pid: int, path: str, body: object, seconds: int, users: User
     return Figures(requests, requests / microseconds * 1_000_000, used / requests)
 
 
-def _cpu_microseconds(pid: int) -> float:
+def cpu_microseconds(pid: int) -> float:
+    """The processor time, user and system, that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") * 1_000_000
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -100,8 +100,7 @@ async def _make_licenses(url: str) -> None:
 
 class Site:
     """A server that is visited. ``operations``: method and path, by name. What is there: ``keys`` of the leaderboard's
-    users; a ``project``, its ``tickets`` and ``sessions`` that run; notifications that are ``taken``
-    by somebody."""
+    users; a ``project``, its ``tickets`` and ``sessions`` that run; notifications that are ``taken`` by somebody."""
 
     def __init__(self, visitors: Visitors, folder: Path, keys: list[str]) -> None:
         self.visitors, self.folder, self.keys = visitors, folder, keys
@@ -151,7 +150,7 @@ class Site:
         self.send([steps()])
         return answers[0]
 
-    def send(self, visits: Iterator[Steps] | list[Steps]) -> None:
+    def send(self, visits: Iterable[Steps]) -> None:
         """Until all have been."""
         for _ in self.visitors.send(visits):
             pass
