@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 
 from homeport.server.apis.sessions.live import terminal as terminal_module
-from homeport.server.apis.sessions.live.terminal import Terminal, Terminals
+from homeport.server.apis.sessions.live import terminals
+from homeport.server.apis.sessions.live.terminal import Terminal
+from homeport.server.apis.sessions.live.terminals import Terminals
 from homeport.server.apis.sessions.messages import Message
 
 from .conftest import on_memory
@@ -32,16 +34,16 @@ async def sessions(open_desk: OpenDesk, tmp_path: Path) -> Steered:
 @pytest.fixture(autouse=True)
 async def nothing_is_left() -> AsyncIterator[None]:
     """Neither a process nor a descriptor of a terminal outlives it."""
-    before = terminals()
+    before = descriptors()
     yield
 
     async def gone() -> bool:
-        return terminals() <= before and not attached()
+        return descriptors() <= before and not attached()
 
     await until(gone)
 
 
-def terminals() -> set[str]:
+def descriptors() -> set[str]:
     """The descriptors of this process that are terminals' ends."""
     found = set()
     for descriptor in Path("/proc/self/fd").iterdir():
@@ -292,7 +294,7 @@ async def test_the_bounds_of_a_terminal(sessions: Steered, columns: int) -> None
 
 @on_memory
 async def test_there_are_only_so_many(sessions: Steered, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(terminal_module, "MAX_TERMINALS", 1)
+    monkeypatch.setattr(terminals, "MAX_TERMINALS", 1)
     ids = [await sessions.start(), await sessions.start()]
     async with connect(sessions.server) as socket:
         await attach(socket, ids[0])

@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from uuid_utils import uuid7
 
-from .....storage import ABSENT, Delete, DeleteWhere, Filter, Put, Query, Record, Write, retry
+from .....storage import ABSENT, Put, Record, Write, retry
 from .....storage.times import format_time
 from ....errors import NotFound
 from ....keys import CLOCK, STORAGE
 from ..records.documents import identified, lock
 from ..records.projects import PROJECTS
 from ..records.sessions import running_on
-from ..records.tickets import ADHOC, TICKETS, TRANSITIONS, tickets_of
+from ..records.tickets import ADHOC, TICKETS, removal, tickets_of
 from .files import Folder, Missing
 from .scanning import Found, Scan, read_titles, scan
 
@@ -167,12 +167,6 @@ class TicketFolders:
                 deleted += 1
             await self._app[STORAGE].commit(writes)
         return deleted
-
-
-def removal(ticket_id: str) -> tuple[Write, Write]:
-    """The writes that remove a ticket and its history."""
-    history = DeleteWhere(Query(TRANSITIONS, (Filter("ticket_id", "==", ticket_id),)))
-    return Delete(TICKETS, ticket_id), history
 
 
 def _compared(

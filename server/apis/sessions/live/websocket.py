@@ -19,9 +19,9 @@ from ..api import admit, api, sentence
 from ..events import EVENTS
 from ..messages import Dialect
 from ..running.runner import RUNNER
-from ..running.sessions import keys_of
+from ..tmux.keys import keys_of
 from .commands import Command, Input, Keys, Ping, PtyAttach, PtyData, PtyDetach, PtyResize, Subscribe, Unsubscribe, hear
-from .terminal import Terminals
+from .terminals import Terminals
 
 if TYPE_CHECKING:
     from ....live import SocketStream

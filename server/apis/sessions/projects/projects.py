@@ -18,11 +18,11 @@ from ....request import Answer
 from ..api import api, caller
 from ..folders.files import contained
 from ..folders.syncing import FOLDERS
-from ..paging import listed
 from ..records import documents
 from ..records.projects import PROJECTS, show_project
-from ..records.sessions import active, show
+from ..records.sessions import active_sessions, show_sessions
 from ..records.tickets import STATES, TICKETS, TRANSITIONS, tickets_of
+from .paging import listed
 
 if TYPE_CHECKING:
     from ....request import ApiRequest
@@ -88,7 +88,7 @@ async def project_details(request: ApiRequest) -> dict[str, Any]:
     return {
         **show_project(found),
         "ticket_counts": dict(zip(STATES, counts, strict=True)),
-        "active_session": next(iter(await show(request.storage, running)), None),
+        "active_session": next(iter(await show_sessions(request.storage, running)), None),
     }
 
 
@@ -137,7 +137,7 @@ async def delete_project(request: ApiRequest) -> Answer:
 
 
 async def _active(storage: Storage, id: str) -> list[dict[str, Any]]:
-    return await active(storage, Filter("project_id", "==", id))
+    return await active_sessions(storage, Filter("project_id", "==", id))
 
 
 def _members(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ....keys import STORAGE
 from ..api import api, caller
 from ..records import documents, states
 from ..records.projects import PROJECTS
-from ..records.sessions import running_on, show
+from ..records.sessions import running_on, show_sessions
 from ..records.tickets import TICKETS, show_ticket
 from ..running.runner import MAX_PROMPT_BYTES, RUNNER
 from .contents import with_content
@@ -62,7 +62,7 @@ async def start(request: ApiRequest) -> dict[str, Any]:
             raise
         if found["feedback"]:
             await documents.change(app[STORAGE], TICKETS, id, {"feedback": []})
-    (shown,) = await show(app[STORAGE], [session])
+    (shown,) = await show_sessions(app[STORAGE], [session])
     return {"ticket": show_ticket(found), "session": shown}
 
 

@@ -15,12 +15,12 @@ from ....request import Answer
 from ..api import api, caller
 from ..folders.files import Folder, Missing, create, refusing, remove
 from ..folders.scanning import scan
-from ..folders.syncing import FOLDERS, removal
-from ..paging import listed
+from ..folders.syncing import FOLDERS
 from ..records import documents, states
 from ..records.projects import PROJECTS
 from ..records.sessions import running_on
-from ..records.tickets import ADHOC, TICKETS, TRANSITIONS, show_ticket, tickets_of
+from ..records.tickets import ADHOC, TICKETS, TRANSITIONS, removal, show_ticket, tickets_of
+from .paging import listed
 
 if TYPE_CHECKING:
     from ....request import ApiRequest

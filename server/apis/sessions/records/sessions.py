@@ -33,7 +33,7 @@ _SHOWN = ("project_id", "ticket_id", "type", "status", "context_percent", "pane_
 _TIMES = ("started_at", "ended_at", "created_at", "updated_at")
 
 
-async def active(storage: Storage, *where: Filter) -> list[dict[str, Any]]:
+async def active_sessions(storage: Storage, *where: Filter) -> list[dict[str, Any]]:
     """The sessions that have not ended, newest first."""
     query = Query(SESSIONS, (Filter("status", "in", ACTIVE), *where), sort=("-id",))
     return [identified(record) async for record in walk(storage, query)]
@@ -41,7 +41,7 @@ async def active(storage: Storage, *where: Filter) -> list[dict[str, Any]]:
 
 async def running_on(storage: Storage, ticket_id: str) -> dict[str, Any] | None:
     """The session of a ticket that has not ended."""
-    found = await active(storage, Filter("busy_ticket", "==", ticket_id))
+    found = await active_sessions(storage, Filter("busy_ticket", "==", ticket_id))
     return found[0] if found else None
 
 
@@ -51,7 +51,7 @@ async def change_session(app: web.Application, id: str, changes: Mapping[str, An
     return await change(app[STORAGE], SESSIONS, id, updated, *also)
 
 
-async def show(storage: Storage, sessions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+async def show_sessions(storage: Storage, sessions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Sessions as clients see them, with their projects and tickets."""
     sessions = list(sessions)
     projects = await get_all(storage, PROJECTS, [session["project_id"] for session in sessions])

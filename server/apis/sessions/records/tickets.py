@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from .....storage import Collection, Field, Filter, Query
+from .....storage import Collection, Delete, DeleteWhere, Field, Filter, Query, Write
 from ..api import api
 
 TICKETS: Final = Collection(
@@ -41,6 +41,12 @@ def tickets_of(project_id: str, *where: Filter) -> Query:
 def show_ticket(ticket: Mapping[str, Any]) -> dict[str, Any]:
     """A ticket as lists show it."""
     return {name: ticket[name] for name in ("id", *_TICKET, *_TIMES)}
+
+
+def removal(ticket_id: str) -> tuple[Write, Write]:
+    """The writes that remove a ticket and its history."""
+    history = DeleteWhere(Query(TRANSITIONS, (Filter("ticket_id", "==", ticket_id),)))
+    return Delete(TICKETS, ticket_id), history
 
 
 api.collections += (TICKETS, TRANSITIONS)

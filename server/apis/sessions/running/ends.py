@@ -14,7 +14,7 @@ from ....keys import CLOCK, STORAGE
 from ..events import EVENTS
 from ..notifications import notifying
 from ..records import documents, states
-from ..records.sessions import ACTIVE, SESSIONS, active, change_session
+from ..records.sessions import ACTIVE, SESSIONS, active_sessions, change_session
 from ..records.tickets import TRANSITIONS
 from ..tmux.client import Pane, Tmux, TmuxRefused, TmuxUnavailable
 from ..tmux.launch import exit_status, withdraw
@@ -54,7 +54,8 @@ class Ends:
 
     async def sync(self) -> int:
         """Matches the records to the panes that live; how many sessions were not as their records said."""
-        known = [session for session in await active(self._app[STORAGE]) if not self._is_starting(session["id"])]
+        known = await active_sessions(self._app[STORAGE])
+        known = [session for session in known if not self._is_starting(session["id"])]
         for session in known:
             id = session["id"]
             if self.active.get(id) is None:

@@ -26,7 +26,7 @@ from ..api import api, caller
 from ..notifications.notifying import notify
 from ..records import documents, states
 from ..records.projects import PROJECTS
-from ..records.sessions import ACTIVE, SESSIONS, active
+from ..records.sessions import ACTIVE, SESSIONS, active_sessions
 from ..texts import plain, shortened
 from .runner import RUNNER
 from .transcripts import NotReadable, last_usage
@@ -111,7 +111,7 @@ async def _meant(app: web.Application, event: Mapping[str, Any]) -> str | None:
     if not claude:
         return None
     async with app[STORAGE].locks.hold(["sessions of hooks"]):
-        sessions = await active(app[STORAGE])
+        sessions = await active_sessions(app[STORAGE])
         for session in sessions:
             if session.get("claude_session_id") == claude:
                 return str(session["id"])

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 from .....storage import Filter, Query
-from ....errors import InvalidBody, NotFound, Problem
+from ....errors import NotFound
 from ....request import Answer, ApiRequest
 from ..api import api, caller
 from ..records import documents
 from ..records.projects import PROJECTS
-from ..records.sessions import SESSIONS, show
+from ..records.sessions import SESSIONS, show_sessions
 from ..records.tickets import TICKETS
+from ..tmux.keys import keys_of
 from .runner import RUNNER
 
 MAX_LISTED: Final = 1000
 """Sessions in a list; the newest."""
-MAX_KEYS: Final = 100
-"""At a time."""
-_NAMED = (
-    "Up|Down|Left|Right|Enter|Escape|Tab|BTab|Space|BSpace|Home|End|PageUp|PgUp|PPage|PageDown|PgDn|NPage"
-    "|IC|Insert|DC|Delete|F(?:[1-9]|1[0-2])|KP(?:[0-9*+./-]|Enter)"
-)
-_KEY = re.compile(rf"\^[!-~]|(?:[CMS]-){{0,3}}(?:{_NAMED}|[^\W_]|[!-/:-@\[-`{{-~])")
-"""A key as tmux names it (tmux(1), "KEY BINDINGS"); it would type what is no name letter by letter."""
 
 
 @api.get(
@@ -43,7 +35,7 @@ async def list_sessions(request: ApiRequest) -> list[dict[str, Any]]:
     if project := query.get("projectId") or query.get("project_id"):
         where.append(Filter("project_id", "==", project.lower()))
     page = await request.storage.find(Query(SESSIONS, tuple(where), sort=("-id",), limit=MAX_LISTED))
-    return await show(request.storage, [documents.identified(record) for record in page.records])
+    return await show_sessions(request.storage, [documents.identified(record) for record in page.records])
 
 
 @api.get(
@@ -114,17 +106,6 @@ async def press_keys(request: ApiRequest) -> dict[str, Any]:
     return {"success": True}
 
 
-def keys_of(text: str) -> list[str]:
-    """The names of keys in a text, with blanks between. Raises `InvalidBody`."""
-    keys = text.split()
-    wrong = next((key for key in keys if not _KEY.fullmatch(key)), None)
-    if wrong is not None or not 1 <= len(keys) <= MAX_KEYS:
-        found = f", not {wrong}" if wrong else ""
-        message = f"must be 1 to {MAX_KEYS} names of keys, such as C-c, Escape or Down{found}"
-        raise InvalidBody(problems=[Problem(("keys",), message)])
-    return keys
-
-
 @api.post(
     "/api/sessions/{id}/focus",
     params="sessions#/$defs/Id",
@@ -190,4 +171,4 @@ def _id(request: ApiRequest) -> str:
 
 
 async def _shown(request: ApiRequest, session: dict[str, Any]) -> dict[str, Any]:
-    return (await show(request.storage, [session]))[0]
+    return (await show_sessions(request.storage, [session]))[0]

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ....storage import Query, Record, walk
-from ....storage.documents import encode
-from ...request import Answer
-from .records.documents import identified
+from .....storage import Query, Record, walk
+from .....storage.documents import encode
+from ....request import Answer
+from ..records.documents import identified
 
 if TYPE_CHECKING:
-    from ...request import ApiRequest
+    from ....request import ApiRequest
 
 Show = Callable[[dict[str, Any]], dict[str, Any]]
 """How a document is shown; it has the ``id`` among its members."""
