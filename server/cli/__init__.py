@@ -3,30 +3,47 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from ... import __version__
-from .backup import backup, restore
-from .check import check
-from .copy import copy
-from .keys import keys
-from .licenses import licenses
-from .openapi import openapi
 from .options import help_option
-from .serve import serve
-from .users import users
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _EXAMPLE_CONFIG = Path(__file__).parents[2] / "config.example.toml"
+_MODULES = {
+    "backup": ".backup",
+    "check": ".check",
+    "copy": ".copy",
+    "keys": ".keys",
+    "licenses": ".licenses",
+    "openapi": ".openapi",
+    "restore": ".backup",
+    "serve": ".serve",
+    "users": ".users",
+}
+"""Where each command is, by its name; a server does not hold the others in memory."""
 
 
 class _Cli(click.Group):
-    """Reports what went wrong in one line, or in one line a problem, instead of three."""
+    """Imports a command when it is called, or when help names it. Reports what went wrong in one line, or in one line
+    a problem, instead of three."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*self.commands, *_MODULES})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        wanted = (
+            {cmd_name} if cmd_name in _MODULES else set(_MODULES)
+        )  # click compares a misspelt one with all that it has
+        for name in wanted - self.commands.keys():
+            self.add_command(getattr(import_module(_MODULES[name], __name__), name))
+        return super().get_command(ctx, cmd_name)
 
     def main(
         self,
@@ -74,17 +91,6 @@ def cli() -> None:
 def example_config() -> None:
     """Print a configuration file with every setting."""
     click.echo(_EXAMPLE_CONFIG.read_text("utf-8"), nl=False)
-
-
-cli.add_command(serve)
-cli.add_command(check)
-cli.add_command(keys)
-cli.add_command(licenses)
-cli.add_command(users)
-cli.add_command(copy)
-cli.add_command(backup)
-cli.add_command(restore)
-cli.add_command(openapi)
 
 
 def main() -> NoReturn:
