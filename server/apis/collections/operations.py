@@ -6,12 +6,11 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from uuid_utils import uuid7
-
 from ....storage import ABSENT, Conflict, Delete, Put, Record, retry
 from ....storage.documents import encode
 from ...errors import ApiError, NotFound, TooLarge
 from ...idempotency import IDEMPOTENCY, Draft
+from ...ids import new_id
 from ...operation import JSON
 from ...request import Answer, ApiRequest
 from .access import may
@@ -72,7 +71,7 @@ async def create(request: ApiRequest) -> Answer:
     collection: UserCollection = request.caller
 
     async def act(once: Once) -> Answer:
-        id = check_id(said if (said := id_in(document)) is not None else str(uuid7()))
+        id = check_id(said if (said := id_in(document)) is not None else new_id())
         await collection.verify(document, len(body))
         write = Put(collection.storage, id, kept(body, request.now), ABSENT)
         before, after = (part.decode() for part in shown_around(id, write.document))

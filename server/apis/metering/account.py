@@ -9,11 +9,10 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from uuid_utils import uuid7
-
 from ....storage import ABSENT, Delete, Put
 from ....storage.times import format_time
 from ...errors import ApiError
+from ...ids import new_id
 from .allowances import Allowance, with_next, without
 from .documents import (
     EMAILS,
@@ -194,6 +193,6 @@ class Account:
         profile = self.profile
         balance, number = profile.tokens_balance + amount, profile.entries + 1
         self.profile = profile._replace(tokens_balance=balance, entries=number, **changes)
-        entry = Transaction(id or str(uuid7()), kind, amount, balance, description, format_time(self._now))
+        entry = Transaction(id or new_id(), kind, amount, balance, description, format_time(self._now))
         self._also.append(Put(TRANSACTIONS, entry_id(profile.user_id, number), entry._asdict()))
         return entry

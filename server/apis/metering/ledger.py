@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, TypeVar
 from weakref import WeakKeyDictionary
 
 from aiohttp import web
-from uuid_utils import uuid7
 
 from ....storage import Conflict, Delete, Query, Storage, StorageError, Write, retry, walk
 from ....storage.times import HOUR, SECOND
 from ...errors import ApiError, NotFound
+from ...ids import new_id
 from ...keys import CLOCK, CONFIG, STORAGE
 from .account import Account
 from .documents import PROFILES, RESERVATIONS, Profile, Reservation, Tier, Transaction
@@ -132,7 +132,7 @@ class Ledger:
     async def reserve(self, user_id: str, tokens: int, description: str) -> Reservation:
         """Takes tokens until it is known whether they are spent: that is, until `settle` or `release`. Raises
         `InsufficientTokens`."""
-        id = str(uuid7())
+        id = new_id()
         until = self._clock.now() + self._longest
         self._held.add(id)
         try:

@@ -17,10 +17,10 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import web
-from uuid_utils import uuid7
 
 from ....storage import ABSENT, Collection, Conflict, Field, Filter, Put, Query, retry, walk
 from ....storage.times import format_time
+from ...ids import new_id
 from ...keys import CLOCK, STORAGE
 from .documents import EMAILS, PROFILES
 from .ledger import LEDGER
@@ -137,8 +137,8 @@ class Licenses:
                 raise LicenseError("there is a license with this key")
             user_id, writes = await self._profile(email, tier)
             document: dict[str, Any] = {
-                "license_id": str(uuid7()),
-                "device_id": str(uuid7()),
+                "license_id": new_id(),
+                "device_id": new_id(),
                 "user_id": user_id,
                 "device_name": device_name,
                 "is_active": True,
@@ -154,7 +154,7 @@ class Licenses:
         """The user id of an email's profile, and what opens that if it is new."""
         user_id = await self._user_id(email)
         if user_id is None:
-            user_id = str(uuid7())
+            user_id = new_id()
             return user_id, self._ledger.opened(user_id, email, tier or "free")
         has = (await self._ledger.profile(user_id)).subscription_tier
         if tier not in (None, has):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from aiohttp import web
-from uuid_utils import uuid7
 
 from .....storage.times import HOUR, SECOND
+from ....ids import new_id
 from .grants import Grants
 from .signing import SigningKeys
 
@@ -38,7 +38,7 @@ class AccessTokens:
                 "aud": issuer,  # who issues them is who takes them
                 "exp": now + LIFE // SECOND,
                 "iat": now,
-                "jti": str(uuid7()),
+                "jti": new_id(),
                 "client_id": grant.client_id,
                 "grant": grant.id,
             }

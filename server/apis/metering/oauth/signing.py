@@ -10,11 +10,10 @@ import base64
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from uuid_utils import uuid7
-
 from .....storage import ABSENT, Put, retry
 from .....storage.documents import decode
 from .....storage.times import DAY, SECOND, format_time, parse_time
+from ....ids import new_id
 from ..licenses import SECRETS
 
 if TYPE_CHECKING:
@@ -156,7 +155,7 @@ def _key_id(token: str) -> str | None:
 def _new_key(created_at: str) -> dict[str, Any]:
     from joserfc.jwk import ECKey
 
-    return {"kid": str(uuid7()), "created_at": created_at, "key": ECKey.generate_key("P-256").as_dict(private=True)}
+    return {"kid": new_id(), "created_at": created_at, "key": ECKey.generate_key("P-256").as_dict(private=True)}
 
 
 def _imported(keys: list[dict[str, Any]]) -> dict[str, ECKey]:

@@ -16,10 +16,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from uuid_utils import uuid7
-
 from .....storage import disk
 from ....errors import ApiError, InsufficientStorage, ServiceUnavailable
+from ....ids import new_id
 
 MAX_CONTENT = 2**20
 """Bytes of a file that are shown; a larger one is not written."""
@@ -199,7 +198,7 @@ def create(folder: Folder, name: str, data: bytes) -> bool:
 @contextmanager
 def _new_file(at: int, data: bytes, like: os.stat_result | None = None) -> Iterator[str]:
     """A durable file under a name that is no ticket's, gone afterwards unless renamed."""
-    name = f".homeport-{uuid7()}"
+    name = f".homeport-{new_id()}"
     descriptor = os.open(name, _MAKE, 0o666 if like is None else 0o600, dir_fd=at)
     try:
         try:

@@ -14,11 +14,11 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 from aiohttp import web
-from uuid_utils import uuid7
 
 from .....storage import ABSENT, Put, Record, Write, retry
 from .....storage.times import format_time
 from ....errors import NotFound
+from ....ids import new_id
 from ....keys import CLOCK, STORAGE
 from ..records.documents import identified, lock
 from ..records.projects import PROJECTS
@@ -199,7 +199,7 @@ def _age(file: Found) -> tuple[str, int]:
 
 
 def _id(ticket: Mapping[str, Any] | None) -> str:
-    return str(ticket["id"] if ticket else uuid7())
+    return str(ticket["id"]) if ticket else new_id()
 
 
 def _new(project_id: str, file: Found, now: str) -> dict[str, Any]:

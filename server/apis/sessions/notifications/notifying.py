@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from uuid_utils import uuid7
-
 from .....storage import Collection, Field, Filter, Put, Query
 from .....storage.times import DAY, format_time
+from ....ids import new_id
 from ....jobs import Job
 from ....keys import CLOCK, STORAGE
 from ..api import api
@@ -45,7 +44,7 @@ def compose(
 ) -> dict[str, Any]:
     """A notification, with its ``id``, that is neither kept nor told yet. Texts become plain and are cut."""
     return {
-        "id": str(uuid7()),
+        "id": new_id(),
         "type": kind,
         "title": plain(title)[:_MAX_TITLE],
         "message": plain(message)[:_MAX_MESSAGE],

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import uuid_utils
 from aiohttp import web
 
 from .....storage import Query, Record, walk
 from .....storage.times import SECOND
+from ....ids import new_id
 from ....keys import CLOCK, CONFIG, STORAGE
 from ..texts import shortened
 from .devices import DEVICES, forget
@@ -67,7 +67,7 @@ class Pusher:
         if len(self._waiting) == MAX_WAITING:
             self._dropped += 1
         alert = {"title": shortened(title, _TITLE), "body": shortened(body, _BODY)}
-        self._waiting.append(Push({"aps": {"alert": alert, "sound": "default"}, **data}, str(uuid_utils.uuid7())))
+        self._waiting.append(Push({"aps": {"alert": alert, "sound": "default"}, **data}, new_id()))
         self._wake.set()
 
     async def run(self) -> None:

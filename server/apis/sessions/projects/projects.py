@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
-from uuid_utils import uuid7
-
 from .....storage import ABSENT, Conflict, Delete, DeleteWhere, Filter, Put, Query, Storage, retry
 from .....storage.records import is_text
 from .....storage.times import format_time
 from ....errors import ApiError, InvalidBody, Problem
+from ....ids import new_id
 from ....request import Answer
 from ..api import api, caller
 from ..folders.files import contained
@@ -67,7 +66,7 @@ async def create_project(request: ApiRequest) -> Answer:
     now = format_time(request.now)
     times = {"created_at": now, "updated_at": now}
     document = await _checked({**_DEFAULTS, **_members(request.document)}) | times
-    id = str(uuid7())
+    id = new_id()
     await _commit(request.storage, Put(PROJECTS, id, document, ABSENT))
     return Answer(show_project({"id": id, **document}), 201)
 

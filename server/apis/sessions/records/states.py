@@ -6,11 +6,10 @@ from collections.abc import Collection, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from uuid_utils import uuid7
-
 from .....storage import ABSENT, Put, retry
 from .....storage.times import format_time
 from ....errors import BadRequest
+from ....ids import new_id
 from ....keys import CLOCK, STORAGE
 from ..events import EVENTS
 from . import documents
@@ -66,7 +65,7 @@ async def move(
             transition["feedback"] = feedback
             ticket["feedback"] = [*ticket["feedback"], feedback][-_MOST_FEEDBACK:]
         transition["created_at"] = now
-        id = str(uuid7())
+        id = new_id()
         kept = transition | {"project_id": ticket["project_id"]}
         await storage.commit([Put(TICKETS, ticket_id, ticket, record.version), Put(TRANSITIONS, id, kept, ABSENT)])
         return {"id": id, **transition}

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from uuid_utils import uuid7
 
 from .....storage import ABSENT, Check, Conflict, Delete, Put, retry
 from .....storage.times import format_time
 from ....errors import ApiError, BadRequest, ServiceUnavailable
+from ....ids import new_id
 from ....keys import CLOCK, CONFIG, STORAGE
 from ..events import EVENTS
 from ..records import documents
@@ -106,7 +106,7 @@ class Runner:
             raise ApiError(f"{project['repo_path']} is no folder any more", status=409)
         if len(self._active) >= MAX_ACTIVE:
             raise ServiceUnavailable(f"{MAX_ACTIVE} sessions are running")
-        id = str(uuid7())
+        id = new_id()
         try:
             return await self._start(id, project, ticket, prompt)
         finally:
