@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,27 +71,35 @@ class Schemas:
 
     def __init__(self, *folders: Path) -> None:
         files = [file for folder in (SCHEMAS, *folders) for file in sorted(folder.glob("*.json"))]
-        self.documents = {f"homeport:{file.stem}": decode(file.read_bytes()) for file in files}
-        self._registry = jsonschema_rs.Registry(list(self.documents.items()))
+        self._files = {f"homeport:{file.stem}": file for file in files}
+        self.registry = jsonschema_rs.Registry(list(self._read().items()))
+        """For `jsonschema_rs`; it loses the order of members."""
         self._checkers: dict[str, Checker] = {}
+
+    @cached_property
+    def documents(self) -> dict[str, Any]:
+        """The files' contents in their order, by URI; read again for the first refusal or description."""
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        return {uri: decode(file.read_bytes()) for uri, file in self._files.items()}
 
     def checker(self, name: str) -> Checker:
         """For a name such as ``device_usage#/$defs/SyncRequest``. Raises ValueError for one that is not there."""
         if name not in self._checkers:
-            self._checkers[name] = Checker(f"homeport:{name}", self.documents, self._registry)
+            self._checkers[name] = Checker(f"homeport:{name}", self)
         return self._checkers[name]
 
 
 class Checker:
     """A compiled schema."""
 
-    def __init__(self, uri: str, documents: Mapping[str, Any], registry: jsonschema_rs.Registry) -> None:
+    def __init__(self, uri: str, schemas: Schemas) -> None:
         self.uri = uri
-        self.documents = documents
-        self._registry = registry
+        self._schemas = schemas
         self._compiled = jsonschema_rs.Draft202012Validator(
             {"$ref": uri},
-            registry=registry,
+            registry=schemas.registry,
             formats=dict(FORMATS),
             validate_formats=True,
             ignore_unknown_formats=False,
@@ -103,7 +112,7 @@ class Checker:
         """Why a value does not fit: at least one reason, at most a hundred. Takes up to half a second: for a thread."""
         from .explanations import explain  # jsonschema is imported when it is first needed
 
-        problems = explain(self.uri, self.documents, FORMATS, value)
+        problems = explain(self.uri, self._schemas.documents, FORMATS, value)
         if not problems:
             try:
                 self._compiled.validate(value)
@@ -114,7 +123,7 @@ class Checker:
 
     def lookup(self, uri: str) -> Any:
         """The schema at an absolute URI."""
-        return self._registry.resolver("").lookup(uri).contents
+        return self._schemas.registry.resolver("").lookup(uri).contents
 
     def parameters(self) -> Parameters:
         """How the members of an object of this schema are read from a query or a path."""
