@@ -7,7 +7,6 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from ..storage.documents import encode
-from .docs import docs
 from .keys import CONFIG, OPENAPI
 from .pages import SHEETS, html_answer, rendered
 from .request import Answer, ApiRequest
@@ -74,6 +73,8 @@ def _document(app: web.Application) -> Answer:
 
 
 def _page(app: web.Application) -> Answer:
+    from .docs import docs  # nobody may ask for it
+
     server = app[CONFIG].server
     scheme = "https" if server.tls.cert else "http"
     url = server.public_url or f"{scheme}://127.0.0.1:{server.port}{server.base_path}"

@@ -91,6 +91,7 @@ def serve(
     log_format: str | None,
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C."""
+    _collect_seldom()
     config = configuration(
         config_file,
         server__host=host,
@@ -149,7 +150,8 @@ async def _serve(config: Config, tls: Tls | None, test: bool, ready_file: Path |
             url = urls[0] + config.server.base_path
             if test:
                 log.warning("test mode: whoever reaches the server may empty it, at %s/__test__/reset", url)
-            _collect_seldom()
+            gc.collect()
+            gc.freeze()  # what is there at start stays
             if ready_file is not None:
                 _write(ready_file, url)
             click.echo(f"homeport {__version__} ready on {url}")
@@ -163,9 +165,7 @@ async def _serve(config: Config, tls: Tls | None, test: bool, ready_file: Path |
 
 
 def _collect_seldom() -> None:
-    """What is there at start stays, and a request leaves no cycles: looking for them took a twelfth of the time."""
-    gc.collect()
-    gc.freeze()
+    """What is imported stays, and a request leaves no cycles: looking for them took a twelfth of the time."""
     gc.set_threshold(20_000, 20, 20)
 
 

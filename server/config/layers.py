@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
 from datetime import date, time
 from pathlib import Path
@@ -64,6 +63,8 @@ def _checked(layer: _Layer, wrong: list[str]) -> Table:
 def _file(path: str | os.PathLike[str] | None, wrong: list[str]) -> _Layer:
     table: Table = {}
     if path is not None:
+        import tomllib  # not every server has a file
+
         try:
             table = tomllib.loads(Path(path).read_text("utf-8"))
         except OSError as error:

@@ -5,7 +5,6 @@ A setting's name is dotted, `apis.device_usage.rate_limit`; tables of values are
 
 from __future__ import annotations
 
-import difflib
 import re
 from functools import cache
 from pathlib import Path
@@ -123,6 +122,8 @@ def problems(table: Table, label: Callable[[str], str]) -> Iterator[str]:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Which of the known names was probably meant: nearly the same spelling, or the same key elsewhere."""
+    import difflib  # for a mistake
+
     names = list(known)
     if close := difflib.get_close_matches(name, names, n=1, cutoff=0.8):
         return close[0]

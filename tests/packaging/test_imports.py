@@ -1,8 +1,13 @@
 """What importing costs, and which part may know which."""
 
 import json
+import os
+import re
 import subprocess
 import sys
+import time
+import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +21,29 @@ before = set(sys.modules)
 import {module}
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
+
+
+SERVE = """
+import atexit, json, sys
+from pathlib import Path
+before = set(sys.modules)
+atexit.register(lambda: Path("modules").write_text(json.dumps(sorted(set(sys.modules) - before))))
+from homeport.server.cli import main
+main()
+"""
+AT_REST: dict[str, set[str]] = {
+    "aiohttp": {"aiohappyeyeballs", "aiosignal", "attr", "frozenlist", "idna", "multidict", "propcache", "yarl"},
+    "aiosqlite": set(),
+    "click": set(),
+    "cronsim": set(),
+    "homeport": set(),
+    "jsonschema_rs": set(),
+    "limits": {"deprecated", "packaging", "wrapt"},
+    "msgspec": {"typing_extensions"},
+    "multipart": set(),
+    "uvloop": {"cython_runtime"},
+}
+"""What a server with all APIs holds before anybody asked for anything, and what that needs in turn."""
 
 
 def loaded_by(module: str) -> set[str]:
@@ -50,3 +78,36 @@ def test_public_names() -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'homeport' has no attribute 'creat_app'"):
         homeport.creat_app  # noqa: B018 - looking it up is the test
+
+
+def loaded_by_a_server(folder: Path) -> set[str]:
+    """The modules that `homeport serve` with its defaults loads until it has given its first answer and stopped."""
+    ready = folder / "ready"
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVE, "serve", "--port", "0", "--ready-file", str(ready)],
+        env={**os.environ, "HOME": str(folder), "XDG_DATA_HOME": str(folder)},
+        cwd=folder,
+    )
+    try:
+        while not ready.exists():
+            assert server.poll() is None
+            time.sleep(0.02)
+        with urllib.request.urlopen(ready.read_text().strip()) as answer:
+            assert answer.status == 200
+    finally:
+        server.terminate()
+        assert server.wait(60) == 0
+    return set(json.loads((folder / "modules").read_text()))
+
+
+def test_a_server_at_rest_holds_what_every_server_needs(tmp_path: Path) -> None:
+    modules = loaded_by_a_server(tmp_path)
+    libraries = {name for name in packages(modules) if not name.startswith("_")}
+    assert libraries <= AT_REST.keys() | set().union(*AT_REST.values())
+    assert modules.isdisjoint({"difflib", "tomllib", "homeport.server.docs", "homeport.server.openapi"})
+    assert {name for name in modules if re.match(r"homeport\.server\.cli\.", name)} == {
+        f"homeport.server.cli.{name}" for name in ("findings", "options", "serve")
+    }
+    assert {name for name in modules if re.fullmatch(r"homeport\.storage\.(file|memory|sqlite|testing)", name)} == {
+        "homeport.storage.sqlite"
+    }
