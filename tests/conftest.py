@@ -3,6 +3,7 @@ is skipped for want of a tool."""
 
 import gc
 import os
+import re
 import shutil
 import tempfile
 from collections import defaultdict
@@ -15,7 +16,7 @@ from hypothesis import settings
 
 _RAM = Path("/dev/shm")
 _ENOUGH_RAM = 1 << 30
-_BACK_ENDS = ("memory", "file", "sqlite")
+_BACK_ENDS = {"memory", "file", "sqlite"}
 
 # A loaded machine is no failure: a test that measures time says so itself. Where CI is set, the examples are the same
 # each time. `pytest --hypothesis-profile=thorough` tries most.
@@ -50,14 +51,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     same = defaultdict(list)
     for item in items:
-        if isinstance(item, pytest.Function) and item.get_closest_marker("slow") is None and hasattr(item, "callspec"):
-            chosen = {name for name, value in item.callspec.params.items() if value in _BACK_ENDS}
-            if chosen:
-                others = sorted(place for place in item.callspec.indices.items() if place[0] not in chosen)
-                same[item.nodeid.partition("[")[0], str(others)].append(item)
+        if isinstance(item, pytest.Function) and hasattr(item, "callspec") and item.get_closest_marker("slow") is None:
+            name, _, case = item.nodeid.partition("[")
+            for back_end in _BACK_ENDS & {value for value in item.callspec.params.values() if isinstance(value, str)}:
+                same[name, re.sub(rf"\b{back_end}\b", "*", case)].append(item)
     left = set()
-    for name, group in same.items():
-        turn = crc32(" ".join(name).encode()) % len(group)
+    for test, group in same.items():
+        turn = crc32(" ".join(test).encode()) % len(group)
         left |= {*group} - {group[turn]}
     config.hook.pytest_deselected(items=left)
     items[:] = [item for item in items if item not in left]

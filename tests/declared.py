@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import jsonschema_rs
 import pytest
@@ -14,24 +15,31 @@ from homeport.server.keys import OPENAPI
 from homeport.server.request import Answer, ApiRequest
 from homeport.storage.documents import encode
 
-_described: dict[str, dict[str, Any] | None] = {}
-"""What the OpenAPI document says of an operation, by its id; None of one that it leaves out. It says the same whatever
-the settings are, and it takes long to write: once for all applications."""
+_described: WeakKeyDictionary[web.Application, dict[str, Any]] = WeakKeyDictionary()
+"""Of each application, what its OpenAPI document says of every operation, by their ids."""
+_by_routes: dict[frozenset[tuple[str, str]], dict[str, Any]] = {}
+"""The same by methods and paths: the document takes as long to make as the application."""
 _schemas: dict[str, Any] = {}
 
 
-def _description(app: web.Application, name: str) -> dict[str, Any] | None:
-    if name not in _described:
-        document = app[OPENAPI]()
-        refusals = document["components"]["responses"]
-        for operation in (operation for item in document["paths"].values() for operation in item.values()):
-            for status, response in operation["responses"].items():
-                if "$ref" in response:
-                    operation["responses"][status] = refusals[response["$ref"].rpartition("/")[2]]
-            _described[operation["operationId"]] = operation
-        _schemas.update(document["components"]["schemas"])
-        _described.setdefault(name, None)
-    return _described[name]
+def _descriptions(app: web.Application) -> dict[str, Any]:
+    if app not in _described:
+        routes = frozenset((route.method, route.resource.canonical) for route in app.router.routes() if route.resource)
+        if routes not in _by_routes:
+            _by_routes[routes] = _read(app[OPENAPI]())
+        _described[app] = _by_routes[routes]
+    return _described[app]
+
+
+def _read(document: dict[str, Any]) -> dict[str, Any]:
+    operations = [operation for item in document["paths"].values() for operation in item.values()]
+    refusals = document["components"]["responses"]
+    for operation in operations:
+        for status, response in operation["responses"].items():
+            if "$ref" in response:
+                operation["responses"][status] = refusals[response["$ref"].rpartition("/")[2]]
+    _schemas.update(document["components"]["schemas"])
+    return {operation["operationId"]: operation for operation in operations}
 
 
 @cache
@@ -72,7 +80,7 @@ def as_declared(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         response = respond(self, request, answer)
         operation = self._operation
         ours = type(self) is Endpoint and operation.handler.__module__.startswith("homeport.")
-        described = _description(request.app, operation.name) if ours else None
+        described = _descriptions(request.app).get(operation.name) if ours else None
         if described and not isinstance(answer, web.StreamResponse):
             body, _, _, content_type = answer if isinstance(answer, Answer) else Answer(answer)
             body = body if body is None or isinstance(body, bytes) else encode(body)
