@@ -28,7 +28,7 @@ from aiohttp import ClientSession, web
 
 from bench.load import free_port
 from homeport.server.app import create_app
-from homeport.server.cli.serve import _collect_seldom
+from homeport.server.cli.serve import collect_seldom
 from homeport.server.config import load_config
 from homeport.server.connections import Runner
 
@@ -60,7 +60,7 @@ async def serve(port: int, folder: str) -> None:
     runner = Runner(create_app(load_config(environ={}, overrides=overrides)))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, backlog=1024).start()
-    _collect_seldom()
+    collect_seldom()
     await watch()
 
 

@@ -26,7 +26,7 @@ from aiohttp import ClientSession, web
 from bench.live import _delays, _line, _resident, _wait_for, watch
 from bench.load import free_port
 from homeport.server.app import create_app
-from homeport.server.cli.serve import _collect_seldom
+from homeport.server.cli.serve import collect_seldom
 from homeport.server.config import load_config
 
 SESSIONS, SUBSCRIBERS = 50, 2
@@ -61,7 +61,7 @@ async def serve(port: int, folder: str) -> None:
     runner = web.AppRunner(create_app(load_config(environ={}, overrides=overrides)))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
-    _collect_seldom()
+    collect_seldom()
     await watch()
 
 

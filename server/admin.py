@@ -50,7 +50,13 @@ def system_api(core: Core, apis: Sequence[Api], bcrypt_cost: int | None = None) 
     api.jobs.append(Job("idempotency keys", "17 * * * *", _forget_old_answers))
 
     add_health(api)
+    _add_metrics(api, core, apis)
+    add_description(api)
+    _add_keys(api)
+    return api
 
+
+def _add_metrics(api: Api, core: Core, apis: Sequence[Api]) -> None:
     @api.get("/metrics", returns={200: None}, produces=("text/plain",), auth=loopback_or(_admin_key))
     async def metrics(_: ApiRequest) -> Answer:
         """What the server counts, for Prometheus."""
@@ -58,8 +64,8 @@ def system_api(core: Core, apis: Sequence[Api], bcrypt_cost: int | None = None) 
 
         return await exposition(core, apis)
 
-    add_description(api)
 
+def _add_keys(api: Api) -> None:
     @api.get("/admin/keys", returns={200: "admin#/$defs/Keys"}, auth=_ADMIN)
     async def list_keys(request: ApiRequest) -> Answer:
         """By username, then the oldest first."""
@@ -94,8 +100,6 @@ def system_api(core: Core, apis: Sequence[Api], bcrypt_cost: int | None = None) 
         if not await request.app[API_KEYS].revoke(request.path["id"]):
             raise NoSuchKey
         return Answer(status=204, headers=_NO_STORE)
-
-    return api
 
 
 async def _forget_old_answers(app: web.Application) -> None:

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 
 import click
 
-from . import findings
 from .balances import balances
-from .findings import Finding
+from .credentials import credentials
+from .findings import Finding, clock, exposure, https, runtime
 from .fitting import fitting
 from .options import BadConfig, config_option, configuration, help_option, json_option, storage_option
+from .stores import usable_store
 from .totals import totals
 
 _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "fatal": "red"}
@@ -39,13 +40,13 @@ def check(config_file: str | None, storage: str | None, repair_totals: bool, as_
 
 
 def _check(config_file: str | None, storage: str | None, repair_totals: bool) -> list[Finding]:
-    found = [*findings.runtime(), *findings.clock()]
+    found = [*runtime(), *clock()]
     try:
         config = configuration(config_file, storage__url=storage)
     except BadConfig as error:
         return [*(Finding("fatal", "configuration", problem) for problem in error.problems), *found]
     source = config.file or "defaults, environment and arguments"
-    store = findings.store(config)
+    store = usable_store(config)
     audits: list[Finding | None] = []
     if store.level == "ok" and "leaderboard" in config.apis.enabled:
         audits.append(totals(config, repair=repair_totals))
@@ -57,9 +58,9 @@ def _check(config_file: str | None, storage: str | None, repair_totals: bool) ->
         store,
         *[audit for audit in audits if audit],
         *records,
-        *findings.exposure(config),
-        *findings.https(config),
-        *findings.credentials(config),
+        *exposure(config),
+        *https(config),
+        *credentials(config),
         *found,
     ]
 

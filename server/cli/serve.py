@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
-import ipaddress
 import logging
 import os
 import signal
-import socket
 import threading
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -21,9 +18,10 @@ from ... import __version__
 from ...storage import StorageError
 from ..config import ConfigError
 from ..config.settings import from_text
-from ..formats import Address, format_address
-from ..tls import HANDSHAKE_SECONDS, SHUTDOWN_SECONDS, Tls, TlsError
-from .findings import credentials, exposure, https
+from ..tls import Tls, TlsError
+from .credentials import credentials
+from .findings import exposure, https
+from .listening import listening
 from .options import (
     BadConfig,
     Failure,
@@ -36,8 +34,6 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator
-
     from aiohttp import web
     from aiohttp.web_protocol import RequestHandler
 
@@ -45,13 +41,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("homeport")
 
-_CURES = {
-    errno.EADDRINUSE: "; stop the server that does, or give another port (--port 0 takes a free one)",
-    errno.EACCES: "; ports below 1024 are root's, and a socket needs a folder that this user may write",
-    errno.EADDRNOTAVAIL: "; this machine does not have that address",
-}
-_BACKLOG = 128
-"""Connections that wait to be accepted."""
 _POLL_SECONDS = 0.01
 _ARRIVE = 0.4
 """The part of the shutdown timeout in which bodies that are on their way may arrive."""
@@ -91,7 +80,7 @@ def serve(
     log_format: str | None,
 ) -> None:
     """Run the server until SIGTERM or Ctrl-C."""
-    _collect_seldom()
+    collect_seldom()
     config = configuration(
         config_file,
         server__host=host,
@@ -145,7 +134,7 @@ async def _serve(config: Config, tls: Tls | None, test: bool, ready_file: Path |
     try:
         await runner.setup()
         assert runner.server is not None
-        async with _listening(runner.server, config.server.addresses, tls) as urls:
+        async with listening(runner.server, config.server.addresses, tls) as urls:
             _summarize(config, urls)
             url = urls[0] + config.server.base_path
             if test:
@@ -164,7 +153,7 @@ async def _serve(config: Config, tls: Tls | None, test: bool, ready_file: Path |
     log.info("stopped")
 
 
-def _collect_seldom() -> None:
+def collect_seldom() -> None:
     """What is imported stays, and a request leaves no cycles: looking for them took a twelfth of the time."""
     gc.set_threshold(20_000, 20, 20)
 
@@ -232,65 +221,6 @@ def _receives(connection: RequestHandler) -> bool:
 def _give_up(why: str) -> NoReturn:
     click.echo(f"homeport: {why}", err=True)
     os._exit(1)
-
-
-@asynccontextmanager
-async def _listening(handler: web.Server, addresses: Iterable[Address], tls: Tls | None) -> AsyncIterator[list[str]]:
-    """Listens on all addresses, with TLS on those of TCP, and gives their URLs."""
-    loop = asyncio.get_running_loop()
-    secure: dict[str, Any] = {}  # aiohttp's sites do not take the timeouts
-    if tls is not None:
-        secure = {
-            "ssl": tls.context,
-            "ssl_handshake_timeout": HANDSHAKE_SECONDS,
-            "ssl_shutdown_timeout": SHUTDOWN_SECONDS,
-        }
-    servers = []
-    socket_files = []
-    try:
-        for address in addresses:
-            with _explained(address):
-                if address.port is None:
-                    _refuse_if_taken(address.host)
-                    socket_files.append(Path(address.host))
-                    servers.append(await loop.create_unix_server(handler, address.host, backlog=_BACKLOG))
-                else:
-                    server = await loop.create_server(handler, address.host, address.port, backlog=_BACKLOG, **secure)
-                    servers.append(server)
-        scheme = "http" if tls is None else "https"
-        yield [_url(scheme, socket.getsockname()) for server in servers for socket in server.sockets]
-    finally:
-        for server in servers:
-            server.close()
-        for socket_file in socket_files:
-            socket_file.unlink(missing_ok=True)
-
-
-@contextmanager
-def _explained(address: Address) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        number = error.errno or 0
-        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
-        raise Failure(f"cannot listen on {format_address(address)}: {reason}{_CURES.get(number, '')}") from None
-
-
-def _refuse_if_taken(path: str) -> None:
-    """asyncio would take a socket's file away from the server that listens on it."""
-    with socket.socket(socket.AF_UNIX) as probe:
-        if probe.connect_ex(path) == 0:
-            raise OSError(errno.EADDRINUSE, "Address already in use")
-
-
-def _url(scheme: str, name: str | tuple[str, int]) -> str:
-    """The URL of a socket by its name; of one that listens everywhere, that on this machine."""
-    if isinstance(name, str):
-        return f"unix:{name}"
-    host, port = name[:2]
-    if ipaddress.ip_address(host).is_unspecified:
-        host = "::1" if ":" in host else "127.0.0.1"
-    return f"{scheme}://{format_address(Address(host, port))}"
 
 
 def _summarize(config: Config, urls: list[str]) -> None:

@@ -21,7 +21,7 @@ from homeport.server.apis.metering.documents import entries_of
 from homeport.server.apis.metering.ledger import Ledger
 from homeport.server.apis.metering.licenses import Licenses
 from homeport.server.apis.metering.stripe_events import read_event
-from homeport.server.cli.findings import credentials
+from homeport.server.cli.credentials import credentials
 from homeport.server.clock import Clock, MovableClock
 from homeport.server.config import load_config
 from homeport.storage import Collection, Query, Storage, StorageFull, StorageUnavailable, make_storage, walk

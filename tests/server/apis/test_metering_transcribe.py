@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from homeport.server.apis.metering import uploads
-from homeport.server.cli.findings import credentials
+from homeport.server.cli.credentials import credentials
 from homeport.server.config import load_config
 
 from .conftest import Answer, Launch, Process, Serve, on_memory, until

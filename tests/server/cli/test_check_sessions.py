@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from homeport.server.cli.findings import credentials
+from homeport.server.cli.credentials import credentials
 from homeport.server.config import load_config
 
 from ..apis.apns import KEY_ID, TEAM_ID, TOPIC, p8
