@@ -167,13 +167,13 @@ async def test_a_server_that_is_killed_between_ticket_and_session(desk: Desk, mo
     [ticket] = await desk.call("GET", f"/projects/{project['id']}/tickets")
     id = (await desk.call("POST", f"/tickets/{ticket['id']}/start"))["session"]["id"]
     await desk.printed(id, "[")
-    change, killed = change_session, asyncio.Event()
+    killed = asyncio.Event()
 
     async def die(app: web.Application, session_id: str, changes: dict[str, Any], *also: Write) -> dict[str, Any]:
         if "ended_at" in changes and not killed.is_set():
             killed.set()
             raise asyncio.CancelledError
-        return await change(app, session_id, changes, *also)
+        return await change_session(app, session_id, changes, *also)
 
     monkeypatch.setattr(ends, "change_session", die)
     await desk.type(id, "exit 0")
@@ -212,8 +212,8 @@ async def test_a_ticket_from_backlog_to_done(house: House) -> None:
         started = await house.call("POST", f"{path}/start")
         id = started["session"]["id"]
         assert started["ticket"]["state"] == "in_progress"
-        assert house.tmux("display-message", "-p", "-t", "work:", "#{pane_current_path}").strip() == str(house.repo)
         await house.printed(id, "[")
+        assert house.tmux("display-message", "-p", "-t", "work:", "#{pane_current_path}").strip() == str(house.repo)
         await house.type(id, "quiet")
         await house.printed(id, "got")
         await socket.envelope("session:subscribe", sessionId=id)

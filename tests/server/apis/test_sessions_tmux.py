@@ -5,15 +5,19 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from homeport.server.apis.sessions.records.sessions import change_session
+from homeport.server.apis.sessions.running import runner
 from homeport.server.apis.sessions.tmux.client import Pane, Tmux, TmuxUnavailable
+from homeport.storage import Write
 
 from .conftest import on_memory
 from .sessions_kit import Desk, OpenDesk, until
@@ -294,6 +298,27 @@ async def _told(desk: Desk, message: str | None) -> bool:
     """Whether there is exactly this one notification."""
     found = (await desk.call("GET", "/notifications"))["data"]
     return [(one["type"], one["message"]) for one in found] == ([("error", message)] if message else [])
+
+
+async def test_a_session_that_ends_as_it_begins_to_wait(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has ended, whatever is said of it."""
+    id = (await desk.start())["id"]
+    reached = asyncio.Event()
+
+    async def late(app: web.Application, id: str, changes: dict[str, Any], *also: Write) -> dict[str, Any]:
+        reached.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await desk.ended(id)
+        return await change_session(app, id, changes, *also)
+
+    monkeypatch.setattr(runner, "change_session", late)
+    waits = {"hook_event_name": "Notification", "session_id": "one"}
+    telling = asyncio.create_task(desk.call("POST", "/hooks/claude", json=waits, headers={"X-Homeport-Session": id}))
+    await reached.wait()
+    await desk.type(id, "exit 0")
+    await telling
+    assert (await desk.ended(id))["status"] == "completed"
 
 
 async def test_a_command_that_is_not_there(open_desk: OpenDesk) -> None:

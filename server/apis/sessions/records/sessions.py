@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final
 
 from .....storage import Collection, Field, Filter, Query, Storage, Write, walk
@@ -49,6 +50,11 @@ async def change_session(app: web.Application, id: str, changes: Mapping[str, An
     """`documents.change`, and when."""
     updated = {**changes, "updated_at": format_time(app[CLOCK].now())}
     return await change(app[STORAGE], SESSIONS, id, updated, *also)
+
+
+def changing_status(storage: Storage, id: str) -> AbstractAsyncContextManager[None]:
+    """Within it nobody else decides on a session's status by what it was."""
+    return storage.locks.hold([f"sessions_status/{id}"])
 
 
 async def show_sessions(storage: Storage, sessions: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from ....keys import CLOCK, STORAGE
 from ..events import EVENTS
 from ..notifications import notifying
 from ..records import documents, states
-from ..records.sessions import ACTIVE, SESSIONS, active_sessions, change_session
+from ..records.sessions import ACTIVE, SESSIONS, active_sessions, change_session, changing_status
 from ..records.tickets import TRANSITIONS
 from ..tmux.client import Pane, Tmux, TmuxRefused, TmuxUnavailable
 from ..tmux.launch import exit_status, withdraw
@@ -137,7 +137,7 @@ class Ends:
         """Writes down that a session has ended, once; whether it was not known. The ticket goes first: were the server
         killed in between, the end would be seen again."""
         storage = self._app[STORAGE]
-        async with storage.locks.hold([f"end of session {id}"]):
+        async with changing_status(storage, id):
             session = await documents.get(storage, SESSIONS, id)
             if session["status"] not in ACTIVE:
                 return False

@@ -23,7 +23,7 @@ from ....keys import CLOCK, CONFIG, STORAGE
 from ..events import EVENTS
 from ..records import documents
 from ..records.projects import PROJECTS
-from ..records.sessions import ACTIVE, SESSIONS, change_session
+from ..records.sessions import ACTIVE, SESSIONS, change_session, changing_status
 from ..tmux import launch
 from ..tmux.client import Pane, Tmux, TmuxMovedOn, TmuxRefused, TmuxUnavailable
 from ..tmux.following import remove_folder
@@ -245,10 +245,11 @@ class Runner:
 
     async def set_status(self, session_id: str, status: str, *, waiting_reason: str | None = None) -> None:
         """Says whether a session is `running` or `paused`, that is, waits for input; one that has ended stays so."""
-        before = (await self._get(session_id))["status"]
-        if before in ACTIVE and before != status:
-            await change_session(self._app, session_id, {"status": status})
-            self._app[EVENTS].status_changed(session_id, before, status, waiting_reason)
+        async with changing_status(self._app[STORAGE], session_id):
+            before = (await self._get(session_id))["status"]
+            if before in ACTIVE and before != status:
+                await change_session(self._app, session_id, {"status": status})
+                self._app[EVENTS].status_changed(session_id, before, status, waiting_reason)
 
     async def _get(self, session_id: str) -> dict[str, Any]:
         return await documents.get(self._app[STORAGE], SESSIONS, session_id)
