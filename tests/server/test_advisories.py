@@ -12,6 +12,7 @@ import pytest
 
 from .besieged import GET, HANDSHAKE, Besiege, masked, status
 from .besieged import besiege as besiege
+from .framings import AMBIGUOUS, CHUNKED
 
 SMUGGLED = b"GET /big HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -19,43 +20,6 @@ SMUGGLED = b"GET /big HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 def post(*fields: bytes, body: bytes = b"", path: bytes = b"/body") -> bytes:
     head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n" % path
     return head + b"".join(field + b"\r\n" for field in fields) + b"\r\n" + body
-
-
-CHUNKED = b"Transfer-Encoding: chunked"
-AMBIGUOUS = [
-    [b"Content-Length: 4", CHUNKED],
-    [CHUNKED, b"Content-Length: 4"],
-    [b"Content-Length: 4", b"Content-Length: 5"],
-    [b"Content-Length: 4, 4"],
-    [b"Content-Length: +4"],
-    [b"Content-Length: -4"],
-    [b"Content-Length: 0x4"],
-    [b"Content-Length: 4.0"],
-    [b"Content-Length: 4 4"],
-    [b"Content-Length: 0_4"],
-    [b"Content-Length: \xd9\xa4"],
-    [b"Content-Length:"],
-    [b"Content-Length: 99999999999999999999999"],
-    [b"Content-Length : 4"],
-    [b"Content-Length\t: 4"],
-    [b"X: y", b" Content-Length: 4"],
-    [b"Content-Length: 4\r\n 5"],
-    [CHUNKED, CHUNKED],
-    [CHUNKED, b"Transfer-Encoding: identity"],
-    [b"Transfer-Encoding: identity", b"Content-Length: 4"],
-    [b"Transfer-Encoding: chunked, identity"],
-    [b"Transfer-Encoding: xchunked", b"Content-Length: 4"],
-    [b"Transfer-Encoding: chunkedx", b"Content-Length: 4"],
-    [b"Transfer-Encoding: chun\xe1\xb8\xb0ed"],
-    [b'Transfer-Encoding: "chunked"', b"Content-Length: 4"],
-    [b"Transfer-Encoding: chunked;q=0", b"Content-Length: 4"],
-    [b"Transfer-Encoding : chunked", b"Content-Length: 4"],
-    [b"Transfer-Encoding:\x0bchunked", b"Content-Length: 4"],
-    [b"Transfer-Encoding:\r\n chunked", b"Content-Length: 4"],
-    [b"X: y\rTransfer-Encoding: chunked", b"Content-Length: 4"],
-    [b"Transfer-Encoding: chunked\0", b"Content-Length: 4"],
-    [b"TRANSFER-ENCODING: CHUNKED", b"content-length: 4"],
-]
 
 
 def _name(fields: list[bytes]) -> str:

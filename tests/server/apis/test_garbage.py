@@ -13,6 +13,7 @@ from random import Random
 import pytest
 from yarl import URL
 
+from ..framings import AMBIGUOUS
 from .conftest import Launch, Process
 
 PATIENCE = 0.7
@@ -90,46 +91,17 @@ def chunked(random: Random, operation: tuple[str, str]) -> bytes:
 
 
 FRAMINGS = [
-    [b"Content-Length: 4", b"Transfer-Encoding: chunked"],
-    [b"Transfer-Encoding: chunked", b"Content-Length: 4"],
-    [b"Content-Length: 4", b"Content-Length: 5"],
+    *AMBIGUOUS,
     [b"Content-Length: 4", b"Content-Length: 4"],
-    [b"Content-Length: 4, 4"],
     [b"Content-Length: 4, 5"],
-    [b"Content-Length: +4"],
-    [b"Content-Length: -4"],
-    [b"Content-Length: 0x4"],
-    [b"Content-Length: 4.0"],
-    [b"Content-Length: 4 4"],
     [b"Content-Length: 1_0"],
-    [b"Content-Length: \xd9\xa4"],
-    [b"Content-Length:"],
-    [b"Content-Length: 99999999999999999999999"],
     [b"Content-Length: 18446744073709551615"],
-    [b"Content-Length : 4"],
-    [b"Content-Length\t: 4"],
     [b" Content-Length: 4"],
-    [b"Content-Length: 4\r\n 5"],
     [b"Content_Length: 4", b"Transfer-Encoding: chunked"],
     [b"Transfer-Encoding: chunked, chunked"],
-    [b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"],
-    [b"Transfer-Encoding: chunked", b"Transfer-Encoding: identity"],
-    [b"Transfer-Encoding: identity", b"Content-Length: 4"],
     [b"Transfer-Encoding: identity, chunked"],
-    [b"Transfer-Encoding: chunked, identity"],
     [b"Transfer-Encoding: gzip, chunked"],
-    [b"Transfer-Encoding: xchunked", b"Content-Length: 4"],
-    [b"Transfer-Encoding: chunkedx", b"Content-Length: 4"],
-    [b"Transfer-Encoding: chun\xe1\xb8\xb0ed"],
-    [b'Transfer-Encoding: "chunked"', b"Content-Length: 4"],
-    [b"Transfer-Encoding: chunked;q=0", b"Content-Length: 4"],
-    [b"Transfer-Encoding : chunked", b"Content-Length: 4"],
-    [b"Transfer-Encoding:\x0bchunked", b"Content-Length: 4"],
-    [b"Transfer-Encoding:\r\n chunked", b"Content-Length: 4"],
-    [b"X: y\rTransfer-Encoding: chunked", b"Content-Length: 4"],
     [b"X: y\nTransfer-Encoding: chunked", b"Content-Length: 4"],
-    [b"Transfer-Encoding: chunked\0", b"Content-Length: 4"],
-    [b"TRANSFER-ENCODING: CHUNKED", b"content-length: 4"],
     [b"Upgrade: websocket", b"Connection: Upgrade", b"Content-Length: 4"],
     [b"Upgrade: websocket", b"Connection: Upgrade", b"Transfer-Encoding: chunked"],
     [b"Expect: 100-continue", b"Content-Length: 4", b"Transfer-Encoding: chunked"],
