@@ -58,7 +58,7 @@ class Control:
 
     def endpoint(self, operation: Operation, names: tuple[str, ...], envelope: Envelope, core: Core) -> Endpoint:
         """An endpoint that is watched."""
-        return WatchedEndpoint(self, operation, names, envelope, core)
+        return WatchedEndpoint(self.journal, self.faults, operation, names, envelope, core)
 
     async def reset(self) -> None:
         """As if the server had just started on a new store."""

@@ -11,6 +11,7 @@ from aiohttp import web
 from ..bodies import read_body
 from ..endpoint import Core, Endpoint
 from ..errors import ApiError
+from ..keys import CLOCK
 from .faults import Fault
 from .journal import Asked
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from ..errors import Envelope
     from ..operation import Operation
     from ..request import ApiRequest
-    from .control import Control
+    from .faults import Faults
+    from .journal import Journal
 
 PREFIX = "/__test__/"
 """Of the paths by which tests control the server: they are in no journal, and no fault meets them."""
@@ -27,21 +29,27 @@ _FAULT = web.RequestKey("fault", Fault)
 
 
 class WatchedEndpoint(Endpoint):
-    """An endpoint of an application that a `Control` has taken hold of."""
+    """An endpoint of an application that tests control."""
 
     def __init__(
-        self, control: Control, operation: Operation, names: tuple[str, ...], envelope: Envelope, core: Core
+        self,
+        journal: Journal,
+        faults: Faults,
+        operation: Operation,
+        names: tuple[str, ...],
+        envelope: Envelope,
+        core: Core,
     ) -> None:
         super().__init__(operation, names, envelope, core)
-        self._control = control
+        self._journal = journal
+        self._faults = faults
 
     async def serve(self, raw: web.Request) -> web.StreamResponse:
-        control = self._control
         path = raw.path.removeprefix(self._core.config.server.base_path)
         if path.startswith(PREFIX):
             return await super().serve(raw)
-        asked = raw[_ASKED] = control.journal.add(raw, path, control.clock.now())
-        if fault := control.faults.take(raw.method, path):
+        asked = raw[_ASKED] = self._journal.add(raw, path, raw.app[CLOCK].now())
+        if fault := self._faults.take(raw.method, path):
             if fault.disconnect:
                 return await self._disconnect(raw, asked)
             raw[_FAULT] = fault
