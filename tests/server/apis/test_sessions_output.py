@@ -209,6 +209,12 @@ async def test_a_disk_that_hangs(tmp_path: Path) -> None:
     assert 4 << 20 <= len(told[1]) < 5 << 20
 
 
+async def test_one_that_cannot_write_ends(tmp_path: Path) -> None:
+    """tmux then tells that nobody keeps what the pane prints."""
+    with keep(tmp_path / "session", "import shutil\nshutil.rmtree(sys.argv[1])") as process:
+        assert await asyncio.to_thread(process.wait, 30) == 1
+
+
 async def test_files_are_bounded_and_nothing_is_lost_to_who_keeps_up(tmp_path: Path) -> None:
     folder = tmp_path / "session"
     ended = asyncio.Event()

@@ -128,7 +128,19 @@ class _Writer:
             return
 
 
-def _keep(folder: str, waiting: _Waiting) -> None:
+def _read(waiting: _Waiting) -> None:
+    try:
+        while data := os.read(0, _READ_BYTES):
+            waiting.put(data)
+            if len(data) < _MUCH_BYTES:
+                time.sleep(_GATHER_SECONDS)
+    finally:
+        waiting.put(b"")
+
+
+def main(folder: str) -> None:
+    waiting = _Waiting()
+    threading.Thread(target=_read, args=(waiting,), daemon=True).start()
     lock = os.open(folder, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)  # until the one before has written the rest
     writer = _Writer(folder)
@@ -138,18 +150,6 @@ def _keep(folder: str, waiting: _Waiting) -> None:
         start, data = waiting.take()
         writer.write(start, data)
         writer.wake()
-
-
-def main(folder: str) -> None:
-    waiting = _Waiting()
-    keeping = threading.Thread(target=_keep, args=(folder, waiting))
-    keeping.start()
-    while data := os.read(0, _READ_BYTES):
-        waiting.put(data)
-        if len(data) < _MUCH_BYTES:
-            time.sleep(_GATHER_SECONDS)
-    waiting.put(b"")
-    keeping.join()
 
 
 if __name__ == "__main__":
