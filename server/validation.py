@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,30})?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _HEX = re.compile(r"[0-9A-Fa-f]*")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_LONGER_THAN_A_DAY = len("2025-12-21") + 1
 
 
 def _is_instant(value: object) -> bool:
@@ -39,8 +40,13 @@ def _is_instant(value: object) -> bool:
 
 def _is_date(value: object) -> bool:
     """A day that exists: ``2025-12-21``."""
+    return not isinstance(value, str) or _is_day(value[:_LONGER_THAN_A_DAY])
+
+
+@lru_cache(maxsize=4096)
+def _is_day(text: str) -> bool:
     try:
-        return not isinstance(value, str) or bool(_DATE.fullmatch(value) and date.fromisoformat(value))
+        return bool(_DATE.fullmatch(text) and date.fromisoformat(text))
     except ValueError:
         return False
 

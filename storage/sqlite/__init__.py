@@ -45,7 +45,7 @@ CACHE_BYTES = 16 << 20
 """Of the writer. SQLite's own 2 MB do not hold the indexes of a large collection, which a commit of many records reads
 and writes all over."""
 _READERS = 2
-_IDS_ON_THE_LOOP = 32
+_IDS_ON_THE_LOOP = 64
 _LOAD_CHUNK = 500
 _LOAD_CHUNK_BYTES = 4 << 20
 

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
 from typing import Any
-
-import msgspec
 
 from ....storage import (
     ABSENT,
@@ -46,17 +44,14 @@ from .documents import (
 )
 from .periods import ALL_TIME, month_of
 
-_STEP = 100
-"""Entries that are worked out before others have their turn."""
+_STEP = 256 << 10
+"""Bytes of what is kept that are worked out before others have their turn."""
+_BYTES_AN_ENTRY = 256
 _MONTHS_AT_ONCE = 12
 """Of a user, read at a time."""
 
-
-class Entry(msgspec.Struct, gc=False):
-    """A user's usage on a day (YYYY-MM-DD), of one device or of none in particular."""
-
-    day: str
-    row: Row
+Entry = tuple[str, Row]
+"""A user's usage on a day (YYYY-MM-DD), of one device or of none in particular."""
 
 
 class Ledger:
@@ -70,26 +65,27 @@ class Ledger:
         equal ones the later arrival. ``now`` in microseconds since the epoch. Raises `InvalidBody` beyond the bounds.
         """
         months: defaultdict[str, defaultdict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-        for entry in entries:
-            months[month_of(entry.day)][entry.day].append(entry.row)
+        for day, row in entries:
+            months[month_of(day)][day].append(row)
 
         async def attempt() -> None:
             fence = await self._fence(username, now)
             present = await self._records(MONTHS, username, months)
             writes: list[Write] = [fence]
             deltas: dict[str, Delta] = {}
-            count = 0
+            work = 0
             for month, arrived in months.items():
-                days: dict[str, Any] = read_days(present[month]) if month in present else {}
+                document = present.get(month, b'{"days":{}}')
+                days: dict[str, Any] = read_days(document)
                 delta = _taken_in(days, arrived, now)
                 if delta is not None:
                     deltas[month] = delta
                     writes.append(Put(MONTHS, period_id(username, month), {"days": dict(sorted(days.items()))}))
-                count += len(arrived)
-                if count >= _STEP:
-                    count = 0
+                work += len(document) + _BYTES_AN_ENTRY * len(arrived)
+                if work >= _STEP:
+                    work = 0
                     await asyncio.sleep(0)
-            await self._storage.commit([*writes, *await self._totals(username, deltas)])
+            await self._storage.commit([*writes, *await self._totals(username, deltas, present)])
 
         await retry(self._storage, [username], attempt)
 
@@ -107,15 +103,15 @@ class Ledger:
         records = await self._storage.get(collection, list(ids))
         return {ids[id]: record.document for id, record in records.items()}
 
-    async def _totals(self, username: str, deltas: dict[str, Delta]) -> list[Write]:
-        """The writes of the totals of some months that have changed, and of all time."""
+    async def _totals(self, username: str, deltas: dict[str, Delta], known: Container[str]) -> list[Write]:
+        """The writes of the totals of some months that have changed, and of all time. ``known``: which there were."""
         if not deltas:
             return []
         ever = Delta()
         for delta in deltas.values():
             ever.merge(delta)
+        present = await self._records(TOTALS, username, [ALL_TIME, *[month for month in deltas if month in known]])
         deltas[ALL_TIME] = ever
-        present = await self._records(TOTALS, username, deltas)
         totals = {label: decode_kept(document) for label, document in present.items()}
         return [
             Put(TOTALS, period_id(username, label), delta.applied_to(totals.get(label), label))
@@ -179,7 +175,7 @@ class Ledger:
         deltas: defaultdict[str, Delta] = defaultdict(Delta)
         async for day, kept in self.days(username):
             for label in (month_of(day), ALL_TIME):
-                deltas[label].add(None, kept)
+                deltas[label].add([], [kept])
         async for record in walk(self._storage, of_user(TOTALS, username)):
             label = record.id.partition(" ")[2]
             delta = deltas.pop(label, None)
@@ -196,12 +192,17 @@ class Ledger:
 
 def _taken_in(days: dict[str, Any], arrived: Mapping[str, Sequence[Row]], now: int) -> Delta | None:
     """Takes rows into the days of a month; what that changes, None where it is nothing."""
-    delta = None
+    before, after = [], []
     for day, rows in arrived.items():
-        before = read_day(days[day]) if day in days else None
-        after = with_rows(before, rows, day, now)
-        if after is not None:
-            delta = delta or Delta()
-            delta.add(before, after)
-            days[day] = after
+        was = read_day(days[day]) if day in days else None
+        kept = with_rows(was, rows, day, now)
+        if kept is not None:
+            days[day] = kept
+            after.append(kept)
+            if was is not None:
+                before.append(was)
+    if not after:
+        return None
+    delta = Delta()
+    delta.add(before, after)
     return delta

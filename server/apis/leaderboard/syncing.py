@@ -20,7 +20,7 @@ from .statistics import STATISTICS
 
 _MAX_BODY = 10 << 20
 _MICROS = 1_000_000
-_STEP = 200
+_STEP = 500
 """Entries that are read before others have their turn."""
 
 
@@ -77,7 +77,7 @@ def _entry(posted: Mapping[str, Any]) -> Entry:
         get("modelsUsed", []),
         get("device"),
     )
-    return Entry(posted["date"], row)
+    return posted["date"], row
 
 
 def _micros(cost: float) -> int:

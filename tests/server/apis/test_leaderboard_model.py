@@ -381,7 +381,7 @@ async def ledger(storage: Storage) -> Ledger:
 
 
 def row(day: str, tokens: int, device: str, timestamp: str = TIMES[0]) -> Entry:
-    return Entry(day, Row(timestamp, parse_time(timestamp), tokens, tokens, 0, 0, 0, 0, ["opus"], device))
+    return day, Row(timestamp, parse_time(timestamp), tokens, tokens, 0, 0, 0, 0, ["opus"], device)
 
 
 async def test_of_two_servers_that_sync_one_user_the_second_tries_again(ledger: Ledger, storage: Storage) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from homeport.server.apis.leaderboard import rankings as module
 from homeport.server.apis.leaderboard.documents import MONTHS, TOTALS, USERS, Row
-from homeport.server.apis.leaderboard.ledger import Entry, Ledger
+from homeport.server.apis.leaderboard.ledger import Ledger
 from homeport.server.apis.leaderboard.rankings import Ranking, Rankings
 from homeport.storage import Query, Storage
 
@@ -25,7 +25,7 @@ async def ledger(storage: Storage) -> Ledger:
 
 async def sync(ledger: Ledger, name: str, tokens: int, *days: str, at: int = 1) -> None:
     row = Row("2026-01-04T10:30:00Z", at, tokens, tokens, 0, 0, 0, 0, [])
-    await ledger.record(name, [Entry(day, row) for day in days or (DAY,)], at)
+    await ledger.record(name, [(day, row) for day in days or (DAY,)], at)
 
 
 async def names(rankings: Rankings, period: Any = "daily", day: str = DAY) -> list[tuple[str, int]]:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from homeport.server.apis.leaderboard.documents import MONTHS, TOTALS, USERS, Row, period_id
-from homeport.server.apis.leaderboard.ledger import Entry, Ledger
+from homeport.server.apis.leaderboard.ledger import Ledger
 from homeport.server.apis.leaderboard.upgrading import DAYS
 from homeport.storage import Delete, Put, Storage
 from homeport.storage.times import parse_time
@@ -25,7 +25,7 @@ def row(tokens: int) -> Row:
 
 async def fill(storage: Storage) -> None:
     for number, name in enumerate(("alice", "bob", "carol"), 1):
-        entries = [Entry(f"2025-12-{day:02}", row(number * day)) for day in (1, 20, 21)]
+        entries = [(f"2025-12-{day:02}", row(number * day)) for day in (1, 20, 21)]
         await Ledger(storage).record(name, entries, NOW)
 
 
