@@ -145,11 +145,10 @@ def main(folder: str) -> None:
     fcntl.flock(lock, fcntl.LOCK_EX)  # until the one before has written the rest
     writer = _Writer(folder)
     writer.wake()
-    data = b"."
-    while data:
-        start, data = waiting.take()
-        writer.write(start, data)
+    while (piece := waiting.take())[1]:
+        writer.write(*piece)
         writer.wake()
+    writer.wake()
 
 
 if __name__ == "__main__":
