@@ -12,12 +12,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from homeport.server import live as live_module
+from homeport.server import live, streams
 from homeport.server.app import assemble
 from homeport.server.config import load_config
-from homeport.server.live import LIVE, Live, Stream, chunk, text_frame
+from homeport.server.live import LIVE, Live
 from homeport.server.operation import Api
 from homeport.server.request import ApiRequest
+from homeport.server.streams import Stream, chunk, text_frame
 from homeport.server.validation import Schemas
 from homeport.storage import make_storage
 
@@ -192,7 +193,7 @@ async def test_who_leaves_is_forgotten(served: Served) -> None:
 
 
 async def test_heartbeats(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_module, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(live, "HEARTBEAT_SECONDS", 0.02)
     answer, client = await served.events(), await served.connect(autoping=False)
     assert (await client.receive()).type == aiohttp.WSMsgType.PING
     for _ in range(3):
@@ -203,7 +204,7 @@ async def test_heartbeats(served: Served, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 async def test_not_every_heartbeat_is_a_ping(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_module, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(live, "HEARTBEAT_SECONDS", 0.02)
     often, rare = await served.connect(autoping=False), await served.connect("/patient", autoping=False)
     pings = 0
     reading = asyncio.create_task(rare.receive())
@@ -240,15 +241,15 @@ async def test_no_stream_begins_after_the_stop(served: Served) -> None:
 
 
 async def test_there_are_only_so_many(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_module, "MAX_STREAMS", 1)
+    monkeypatch.setattr(live, "MAX_STREAMS", 1)
     async with await served.connect(), await served.events() as answer:
         assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
 
 
 @pytest.mark.parametrize("path", ["/events", "/socket"])
 async def test_who_does_not_read_is_cut_off(served: Served, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_module, "STALLED_SECONDS", 0.1)
-    monkeypatch.setattr(live_module, "PARTING_SECONDS", 0.1)
+    monkeypatch.setattr(streams, "STALLED_SECONDS", 0.1)
+    monkeypatch.setattr(streams, "PARTING_SECONDS", 0.1)
     sock, _ = await served.raw(path, headers=HANDSHAKE if path == "/socket" else "")
     with sock:
         stream = opened[0]
@@ -257,7 +258,7 @@ async def test_who_does_not_read_is_cut_off(served: Served, path: str, monkeypat
         while not stream.full:
             stream.write(block)
             written += len(block)
-        assert written < live_module.MAX_BUFFERED + 8 * 1024 * 1024  # what the kernel takes
+        assert written < streams.MAX_BUFFERED + 8 * 1024 * 1024  # what the kernel takes
         await stream.drained()
         assert not stream.open
         await until(lambda: not served.live.count())
@@ -266,8 +267,8 @@ async def test_who_does_not_read_is_cut_off(served: Served, path: str, monkeypat
 async def test_who_reads_nothing_is_cut_off_however_little_waits(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_module, "HEARTBEAT_SECONDS", 0.02)
-    monkeypatch.setattr(live_module, "PARTING_SECONDS", 0.02)
+    monkeypatch.setattr(live, "HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr(streams, "PARTING_SECONDS", 0.02)
     sock, _ = await served.raw()
     with sock:
         while not opened[0]._transport.get_write_buffer_size():

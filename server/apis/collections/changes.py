@@ -15,12 +15,14 @@ from ...api_keys import API_KEYS
 from ...auth import guard, same_secret, websocket_key
 from ...errors import ApiError, BadRequest
 from ...keys import CLOCK
-from ...live import LIVE, WRONG_KEY, MessageRate, text_frame
+from ...live import LIVE, WRONG_KEY, MessageRate
 from ...operation import JSON
 from ...request import Answer
+from ...streams import text_frame
 from .access import check_access, may
 from .api import api
-from .fanout import FANOUT, change_object, fitting
+from .events import change_object, fitting
+from .fanout import FANOUT
 from .registry import COLLECTIONS
 
 if TYPE_CHECKING:

@@ -14,26 +14,23 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from aiohttp import WSCloseCode, web
 
-from ....storage.documents import encode
 from ....storage.errors import Gone, StorageError
-from ....storage.records import Record
-from ...live import Turns, Wire, chunk, text_frame
-from .records import shown
+from ...live import Turns
+from .events import Event, fitting, pack
+from .user_collection import PREFIX
 
 if TYPE_CHECKING:
     from ....storage.base import Storage
     from ....storage.records import Change, Collection
-    from ...live import Stream
+    from ...streams import Stream, Wire
     from .registry import Registry
 
 log = logging.getLogger(__name__)
 
-PREFIX = "collections_"
 _PAGE = 100
 """Changes that a follower reads at a time."""
 _READERS = 8
@@ -46,56 +43,6 @@ _REMEMBERED = 1024
 _REMEMBERED_BYTES = 4 << 20
 """Changes that were written, so that who returns soon need not read the store."""
 _RESTART_SECONDS = 1.0
-
-
-def change_object(change: Change) -> bytes:
-    """A change as the answers of ``changes`` have it."""
-    return b"{" + _members(change)
-
-
-def _members(change: Change) -> bytes:
-    head = b'"id":%b,"version":%d,"deleted":' % (encode(change.id), change.version)
-    if change.document is None:
-        return head + b"true}"
-    return head + b'false,"record":' + shown(Record(change.id, change.version, change.document)) + b"}"
-
-
-class Event:
-    """A change, encoded once for each protocol when it is first needed."""
-
-    def __init__(self, change: Change) -> None:
-        self.collection = change.collection
-        self.version = change.version
-        self.size = change.size
-        self._change = change
-
-    @cached_property
-    def frame(self) -> bytes:
-        """A WebSocket message."""
-        name = self.collection.removeprefix(PREFIX).encode()
-        return text_frame(b'{"type":"change","collection":"%b",%b' % (name, _members(self._change)))
-
-    @cached_property
-    def lines(self) -> bytes:
-        """A server-sent event; a document is one line."""
-        return b"id: %d\ndata: %b\n\n" % (self.version, change_object(self._change))
-
-
-def pack(events: Iterable[Event], wire: Wire) -> bytes:
-    """Events as they are written to a stream."""
-    if wire == "websocket":
-        return b"".join([event.frame for event in events])
-    lines = b"".join([event.lines for event in events])
-    return chunk(lines) if lines and wire == "sse" else lines
-
-
-def fitting(changes: Sequence[Change], size: int) -> int:
-    """How many of some changes have documents of so many bytes together; at least one, if there is one."""
-    for count, change in enumerate(changes):
-        size -= change.size
-        if size < 0:
-            return max(count, 1)
-    return len(changes)
 
 
 class Subscriber:

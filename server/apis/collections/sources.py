@@ -11,7 +11,7 @@ from ....storage import Collection, Field
 from ...config import ConfigError
 from ...formats import is_collection_name, is_field_name
 from .schemas import HINTS, CompiledSchema
-from .user_collection import UserCollection
+from .user_collection import PREFIX, UserCollection
 
 if TYPE_CHECKING:
     from ...config import CollectionConfig, Config
@@ -73,7 +73,7 @@ def make_collection(name: str, source: Source, *, exposed: bool) -> UserCollecti
     default: Access = "key" if exposed else "public"
     return UserCollection(
         name=name,
-        storage=Collection(f"collections_{name}", _fields(source, schema), tombstones=True),
+        storage=Collection(PREFIX + name, _fields(source, schema), tombstones=True),
         schema=schema,
         file=source.file,
         read=(given and given.read) or default,

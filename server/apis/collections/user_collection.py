@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ....storage import Collection
     from .schemas import CompiledSchema
 
+PREFIX = "collections_"
+"""Of the names that collections have in the store."""
 _ON_LOOP = 32 * 1024
 """Bytes of a document that is checked at once; a larger one, on a thread."""
 

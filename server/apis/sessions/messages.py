@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from ....storage.documents import encode
-from ...live import text_frame
+from ...streams import text_frame
 
 Dialect = Literal["flat", "envelope", "both"]
 

@@ -14,7 +14,7 @@ from unittest.mock import patch
 import aiohttp
 import pytest
 
-from homeport.server import live
+from homeport.server import live, streams
 from homeport.server.apis.collections import fanout
 from homeport.storage import StorageUnavailable
 
@@ -127,8 +127,8 @@ async def test_large_documents_come_one_at_a_time(notes: Notes) -> None:
 
 @on_memory
 async def test_who_reads_nothing_is_cut_off_and_resumes(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, "STALLED_SECONDS", 0.1)
-    monkeypatch.setattr(live, "PARTING_SECONDS", 0.1)
+    monkeypatch.setattr(streams, "STALLED_SECONDS", 0.1)
+    monkeypatch.setattr(streams, "PARTING_SECONDS", 0.1)
     url = notes.server.url.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(url[0], int(url[2]), limit=1000)
     head = "GET /collections/notes/changes HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n"

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homeport.server import live
+from homeport.server import streams
 from homeport.server.apis.sessions import messages
 from homeport.server.apis.sessions.events import EVENTS
 from homeport.server.apis.sessions.live import websocket
@@ -199,7 +199,7 @@ def test_any_message_is_understood_or_refused(data: str | bytes) -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "MAX_BUFFERED", 10_000)
-    monkeypatch.setattr(live, "PARTING_SECONDS", 5)
+    monkeypatch.setattr(streams, "PARTING_SECONDS", 5)
 
 
 @on_memory

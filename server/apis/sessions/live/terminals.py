@@ -13,7 +13,7 @@ from .terminal import Terminal
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from ....live import Stream
+    from ....streams import Stream
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from .commands import Command, Input, Keys, Ping, PtyAttach, PtyData, PtyDetach,
 from .terminals import Terminals
 
 if TYPE_CHECKING:
-    from ....live import SocketStream
     from ....request import ApiRequest
+    from ....streams import SocketStream
     from ..tmux.output import Output
 
 MAX_CLIENTS = 500
