@@ -38,9 +38,8 @@ class _Cli(click.Group):
         return sorted({*self.commands, *_MODULES})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        wanted = (
-            {cmd_name} if cmd_name in _MODULES else set(_MODULES)
-        )  # click compares a misspelt one with all that it has
+        # Click compares a misspelt one with all that it has.
+        wanted = {cmd_name} if cmd_name in _MODULES else set(_MODULES)
         for name in wanted - self.commands.keys():
             self.add_command(getattr(import_module(_MODULES[name], __name__), name))
         return super().get_command(ctx, cmd_name)
