@@ -69,8 +69,8 @@ class Endpoint:
         self._meter = core.telemetry.meter(operation.name)
         self._max_body = operation.max_body or config.server.max_body_bytes
         self._body = schemas.checker(operation.body) if operation.body else None
-        self._params = schemas.checker(operation.params).parameters() if operation.params else None
-        self._query = schemas.checker(operation.query).parameters() if operation.query else None
+        self._params = schemas.checker(operation.params).parameters if operation.params else None
+        self._query = schemas.checker(operation.query).parameters if operation.query else None
         limits = [(limit, Rate.of(limit.name, limit.rate(config))) for limit in operation.limits or (DEFAULT_LIMIT,)]
         self._address_limits = [(limit, rate) for limit, rate in limits if limit.stage == "address"]
         self._caller_limits = [(limit, rate) for limit, rate in limits if limit.stage == "caller"]

@@ -131,6 +131,7 @@ class Checker:
         """The schema at an absolute URI."""
         return self._schemas.registry.resolver("").lookup(uri).contents
 
+    @cached_property
     def parameters(self) -> Parameters:
         """How the members of an object of this schema are read from a query or a path."""
         return Parameters(self)

@@ -5,6 +5,7 @@ import gc
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Generator
@@ -33,10 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Tests write to a disk in memory, where there is a large one: `--basetemp` names another place.
+    """What is compiled is kept: tests start hundreds of processes. They write to memory, where there is enough.
 
-    What they find out does not depend on the disk: a kill is no loss of power, and disks that fail are played.
+    What they find out does not depend on a disk: a kill is no loss of power, and disks that fail are played.
     """
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if _RAM.is_dir() and os.access(_RAM, os.W_OK) and shutil.disk_usage(_RAM).free > _ENOUGH_RAM:
         tempfile.tempdir = str(_RAM)
 

@@ -318,7 +318,7 @@ def cases(draw: st.DrawFn) -> tuple[str, Any]:
     return draw(st.sampled_from(DEFINITIONS)), draw(json_values())
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings().max_examples)
 @given(cases())
 def test_the_validators_agree(case: tuple[str, Any]) -> None:
     name, value = case
@@ -345,7 +345,7 @@ def test_the_validators_agree_on_formats(name: str, value: Any) -> None:
 CONFIG = json.loads((SCHEMAS / "config.json").read_text())
 
 
-@settings(max_examples=100)
+@settings(max_examples=settings().max_examples)
 @given(near({"server": {"host": "::1", "port": 1, "listen": ["[::1]:1"], "cors_origins": ["http://a"]}, "apis": {}}))
 @example({"server": {"port": 65536}})
 @example({"server": {"port": 8000.0}})

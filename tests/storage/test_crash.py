@@ -114,7 +114,7 @@ async def check_changes(storage: Storage, version: int, first: dict[int, int]) -
         assert ledger.floor > 0 or not forgotten
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [8, pytest.param(300, marks=pytest.mark.slow)])
 async def test_every_acknowledged_commit_survives_a_kill(durable: BackEnd, tmp_path: Path, kills: int) -> None:
     seed = random.randrange(1 << 32)
     print("seed", seed)  # shown when the test fails
