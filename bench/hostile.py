@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import quantiles
 from typing import NamedTuple
 
-from bench.load import free_port
+from bench.processes import free_port
 
 ATTACKERS = 500
 SECONDS = 20

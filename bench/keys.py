@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import aiohttp
 import uvloop
 from aiohttp import web
 
+from bench.processes import free_port, wait_for
 from homeport.server.api_keys import KEYS, USERS, ApiKeys, bearer
 from homeport.server.app import assemble
 from homeport.server.clock import Clock
@@ -105,12 +105,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = f"sqlite:{folder}/store.db"
         valid, attacked = (asyncio.run(make_key(store, name)) for name in ("alice", "mallory"))
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
+        port = free_port()
         server = subprocess.Popen([sys.executable, "-m", "bench.keys", "serve", str(port), store])
         try:
-            _wait_for(port)
+            wait_for(port, server)
             measured: dict[str, list[tuple[float, float]]] = {name: [] for name in ("alone", *GUESSES)}
             for name in list(measured) * ROUNDS:
                 measured[name].append(_beside(name, port, valid, attacked))
@@ -133,15 +131,6 @@ def _beside(name: str, port: int, valid: str, attacked: str) -> tuple[float, flo
     finally:
         guesser.terminate()
         guesser.wait(10)
-
-
-def _wait_for(port: int) -> None:
-    for _ in range(200):
-        time.sleep(0.05)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-    raise SystemExit("the server does not listen")
 
 
 def _report(measured: dict[str, list[tuple[float, float]]]) -> None:

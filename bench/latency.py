@@ -28,7 +28,8 @@ from typing import NamedTuple
 from unittest.mock import patch
 
 from bench.arrivals import Steps, Visitors
-from bench.load import LOAD_CORE, cpu_microseconds, free_port, running
+from bench.load import LOAD_CORE, running
+from bench.processes import cpu_microseconds, free_port
 from bench.recipes import NOT_MEASURED, RECIPES, Recipe, fill
 from bench.site import Site, prepare, settings, stand_in
 

@@ -22,7 +22,8 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from bench.load import LOAD_CORE, free_port, running
+from bench.load import LOAD_CORE, running
+from bench.processes import free_port
 from homeport.server import bcrypt_pool
 from homeport.server.api_keys import KEYS, USERS, ApiKeys
 from homeport.server.clock import Clock

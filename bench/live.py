@@ -13,7 +13,6 @@ import json
 import re
 import resource
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -21,12 +20,12 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 import uvloop
 from aiohttp import ClientSession, web
 
-from bench.load import free_port
+from bench.processes import free_port, next_line, resident, wait_for
 from homeport.server.app import create_app
 from homeport.server.cli.serve import collect_seldom
 from homeport.server.config import load_config
@@ -153,25 +152,12 @@ def _start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def _line(process: subprocess.Popen[str]) -> str:
-    output: IO[str] | None = process.stdout
-    assert output is not None
-    if not (line := output.readline()):
-        raise SystemExit(f"{process.args!r} ended")
-    return line
-
-
-def _delays(server: subprocess.Popen[str]) -> str:
+def delays(server: subprocess.Popen[str]) -> str:
     """How late the loop was since that was last asked for, and how long it was busy between two looks at it, which
     other work on the machine disturbs less."""
     server.send_signal(signal.SIGUSR1)
-    late, latest, busy, busiest = (f"{seconds * 1000:.1f}" for seconds in json.loads(_line(server)))
+    late, latest, busy, busiest = (f"{seconds * 1000:.1f}" for seconds in json.loads(next_line(server)))
     return f"late: p99.9 {late} ms, most {latest} ms; busy: p99.9 {busy} ms, most {busiest} ms"
-
-
-def _resident(pid: int) -> int:
-    """Bytes of memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 async def _write(port: int) -> tuple[dict[int, float], float, list[int]]:
@@ -199,7 +185,7 @@ def main() -> None:
         port = free_port()
         server = _start("serve", port, folder)
         try:
-            _wait_for(port)
+            wait_for(port, server)
             _measure(server, port)
         finally:
             server.terminate()
@@ -209,16 +195,16 @@ def main() -> None:
 def _measure(server: subprocess.Popen[str], port: int) -> None:
     asyncio.run(_warm(port))
     time.sleep(5)
-    print(f"loop, nobody there      {_delays(server)}")
-    before = _resident(server.pid)
+    print(f"loop, nobody there      {delays(server)}")
+    before = resident(server.pid)
     crowd = _start("listen", port, SUBSCRIBERS)
-    _line(crowd)
+    next_line(crowd)
     time.sleep(1)
-    print(f"memory of a subscriber  {(_resident(server.pid) - before) / SUBSCRIBERS / 1024:6.1f} KiB")
-    _delays(server)
+    print(f"memory of a subscriber  {(resident(server.pid) - before) / SUBSCRIBERS / 1024:6.1f} KiB")
+    delays(server)
     acknowledged, begin, burst = asyncio.run(_write(port))
     time.sleep(2)
-    print(f"loop while it tells     {_delays(server)}")
+    print(f"loop while it tells     {delays(server)}")
     told = json.loads(crowd.communicate()[0].splitlines()[-1])
     last = {int(version): when for version, when in told["last"].items()}
     if not told["same"] or not set(acknowledged) | set(burst) <= set(last):
@@ -233,15 +219,15 @@ def _measure(server: subprocess.Popen[str], port: int) -> None:
 
 
 def _idle(server: subprocess.Popen[str], port: int) -> None:
-    before = _resident(server.pid)
+    before = resident(server.pid)
     crowds = [_start("listen", port, IDLE // 2) for _ in range(2)]
     for crowd in crowds:
-        _line(crowd)
-    print(f"memory of a subscriber  {(_resident(server.pid) - before) / IDLE / 1024:6.1f} KiB, of {IDLE:,}")
+        next_line(crowd)
+    print(f"memory of a subscriber  {(resident(server.pid) - before) / IDLE / 1024:6.1f} KiB, of {IDLE:,}")
     time.sleep(3)
-    _delays(server)
+    delays(server)
     time.sleep(HEARTBEATS)
-    print(f"loop, {IDLE:,} idle      {_delays(server)}")
+    print(f"loop, {IDLE:,} idle      {delays(server)}")
     for crowd in crowds:
         crowd.kill()
         crowd.wait()
@@ -250,15 +236,6 @@ def _idle(server: subprocess.Popen[str], port: int) -> None:
 async def _warm(port: int) -> None:
     async with ClientSession() as session, session.get(f"http://127.0.0.1:{port}/collections/notes/changes") as answer:
         await answer.read()
-
-
-def _wait_for(port: int) -> None:
-    for _ in range(200):
-        time.sleep(0.05)
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
-    raise SystemExit("the server does not listen")
 
 
 if __name__ == "__main__":

@@ -10,18 +10,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
 import re
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
+
+from bench.processes import cpu_microseconds, free_port, wait_for
 
 SERVER_CORE, LOAD_CORE = "0", "1"
 CONNECTIONS = 32
@@ -57,22 +55,11 @@ def running(command: Sequence[str], port: int) -> Iterator[int]:
             ["taskset", "-c", SERVER_CORE, sys.executable, *command], stdout=output, stderr=output
         )
         try:
-            _wait_for(port, process)
+            wait_for(port, process)
             yield process.pid
         finally:
             process.terminate()
             process.wait(10)
-
-
-def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return
-        if process.poll() is not None:
-            break
-        time.sleep(0.05)
-    raise SystemExit(f"{process.args!r} does not listen on port {port}")
 
 
 class Figures(NamedTuple):
@@ -121,12 +108,6 @@ def load(port: int, pid: int, path: str, body: object, seconds: int, users: User
     return Figures(requests, requests / microseconds * 1_000_000, used / requests)
 
 
-def cpu_microseconds(pid: int) -> float:
-    """The processor time, user and system, that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") * 1_000_000
-
-
 def compare(
     servers: Mapping[str, Sequence[str]],
     path: str,
@@ -162,10 +143,3 @@ def report(measured: Mapping[str, Sequence[Figures]], yardstick: str) -> None:
             f"{name:24} {rate:9,.0f} requests/s ({rate / unit_rate:.2f} of {yardstick})"
             f" {cpu:7.1f} us CPU a request ({unit_cpu / cpu:.2f})"
         )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -23,8 +22,8 @@ from typing import Any, cast
 import uvloop
 from aiohttp import ClientSession, web
 
-from bench.live import _delays, _line, _resident, _wait_for, watch
-from bench.load import free_port
+from bench.live import delays, watch
+from bench.processes import cpu_microseconds, free_port, next_line, resident, wait_for
 from homeport.server.app import create_app
 from homeport.server.cli.serve import collect_seldom
 from homeport.server.config import load_config
@@ -152,12 +151,6 @@ def _start(*arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
-def _seconds(pid: int) -> float:
-    """Of a processor that a process has used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 async def _sessions(port: int, folder: str) -> list[str]:
     """Starts them; their ids."""
     async with ClientSession(f"http://127.0.0.1:{port}/api/") as session:
@@ -177,7 +170,7 @@ def main() -> None:
         port = free_port()
         server = _start("serve", port, folder)
         try:
-            _wait_for(port)
+            wait_for(port, server)
             _measure(server, port, folder)
         finally:
             server.terminate()
@@ -188,17 +181,17 @@ def main() -> None:
 def _measure(server: subprocess.Popen[str], port: int, folder: str) -> None:
     ids = asyncio.run(_sessions(port, folder))
     crowd = _start("listen", port, *ids)
-    _line(crowd)
+    next_line(crowd)
     time.sleep(1)
-    _delays(server)
-    before, used, begin = _resident(server.pid), _seconds(server.pid), time.monotonic()
+    delays(server)
+    before, used, begin = resident(server.pid), cpu_microseconds(server.pid), time.monotonic()
     (Path(folder) / "go").touch()
     most = before
     while time.monotonic() < begin + SECONDS:
         time.sleep(0.5)
-        most = max(most, _resident(server.pid))
-    used = (_seconds(server.pid) - used) / (time.monotonic() - begin)
-    print(f"loop while all print    {_delays(server)}")
+        most = max(most, resident(server.pid))
+    used = (cpu_microseconds(server.pid) - used) / 1_000_000 / (time.monotonic() - begin)
+    print(f"loop while all print    {delays(server)}")
     told = json.loads(crowd.communicate()[0].splitlines()[-1])
     if told["problems"]:
         raise SystemExit(told["problems"][0])
