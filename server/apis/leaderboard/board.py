@@ -10,7 +10,7 @@ from typing import Any
 from ....storage import Query, Storage, walk
 from ....storage.documents import decode_kept
 from ....storage.times import format_time
-from .documents import MONTHS, TOTALS, Day, of_user, period_id, read_day, read_days, summed
+from .documents import MONTHS, TOTALS, Day, models_of, of_user, period_id, read_day, read_days, summed
 from .periods import ALL_TIME
 from .rankings import Ranking, Rankings
 
@@ -85,12 +85,12 @@ async def _recent(storage: Storage, username: str) -> list[tuple[str, Day]]:
 
 
 def _activity(day: str, kept: Day) -> dict[str, Any]:
-    sums = summed(kept)
+    sums = summed([kept])
     return {
         "date": day,
         "totalTokens": sums.tokens,
         "totalCost": dollars(sums.cost_micros),
-        "modelsUsed": sums.models,
+        "modelsUsed": models_of(kept),
     }
 
 

@@ -73,11 +73,12 @@ def read_days(document: bytes) -> dict[str, msgspec.Raw]:
 
 
 class Sums(msgspec.Struct, gc=False):
-    """What the rows of a day come to. ``models``: each once, in order."""
+    """What some days come to. ``models``: on how many each was used; ``arrival``: of the newest."""
 
     tokens: int
     cost_micros: int
-    models: Sequence[str]
+    days: int
+    models: Mapping[str, int]
     arrival: int
 
 
@@ -130,10 +131,15 @@ def models_of(day: Day) -> list[str]:
     return sorted({model for row in day.rows for model in row.models})
 
 
-def summed(day: Day) -> Sums:
-    """What a day comes to."""
-    tokens, cost = sum([row.tokens for row in day.rows]), sum([row.cost_micros for row in day.rows])
-    return Sums(tokens, cost, models_of(day), day.arrival)
+def summed(days: Sequence[Day]) -> Sums:
+    """What some days, at least one, come to."""
+    return Sums(
+        sum([row.tokens for day in days for row in day.rows]),
+        sum([row.cost_micros for day in days for row in day.rows]),
+        len(days),
+        Counter(chain.from_iterable(map(models_of, days))),
+        max([day.arrival for day in days]),
+    )
 
 
 class Delta:
