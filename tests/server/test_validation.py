@@ -345,7 +345,6 @@ def test_the_validators_agree_on_formats(name: str, value: Any) -> None:
 CONFIG = json.loads((SCHEMAS / "config.json").read_text())
 
 
-@settings(max_examples=settings().max_examples)
 @given(near({"server": {"host": "::1", "port": 1, "listen": ["[::1]:1"], "cors_origins": ["http://a"]}, "apis": {}}))
 @example({"server": {"port": 65536}})
 @example({"server": {"port": 8000.0}})

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from homeport.storage import (
@@ -127,7 +127,6 @@ async def test_from_every_back_end_to_every(source: str, target: str, tmp_path: 
         assert await shown(other) == await shown(one)
 
 
-@settings(max_examples=50, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), length=st.integers(0, 12))
 def test_any_history_survives_a_journey_through_all_of_them(seed: int, length: int) -> None:
     rng = random.Random(seed)

@@ -266,7 +266,7 @@ def keywords(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     schema=st.recursive(st.booleans() | st.just({}), keywords, max_leaves=8),
     other=st.booleans() | st.just({"type": "integer"}),

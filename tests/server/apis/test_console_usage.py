@@ -98,7 +98,7 @@ def bodies(draw: st.DrawFn) -> Any:
 CHECKER = Schemas().checker("console_usage#/$defs/Snapshot")
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings().max_examples)
 @given(bodies() | ODD.filter(lambda value: value is not ...))
 def test_a_body_is_taken_when_the_contract_says_so(body: Any) -> None:
     assert CHECKER.is_valid(body) is is_snapshot(body)

@@ -317,7 +317,7 @@ FIELDS = sorted({str(field.values[0]) for field in BAD_FIELDS})
 PER_SERVER = [HealthCheck.function_scoped_fixture]
 
 
-@settings(max_examples=50, suppress_health_check=PER_SERVER)
+@settings(suppress_health_check=PER_SERVER)
 @given(changes=st.dictionaries(st.sampled_from(FIELDS), anything, min_size=1, max_size=3))
 async def test_no_body_is_too_much(server: Served, changes: dict[str, Any]) -> None:
     body = report()
@@ -336,7 +336,7 @@ async def test_no_body_is_too_much(server: Served, changes: dict[str, Any]) -> N
         assert answer.status in (400, 429)  # the key is but one
 
 
-@settings(max_examples=150, suppress_health_check=PER_SERVER)
+@settings(max_examples=3 * settings().max_examples, suppress_health_check=PER_SERVER)
 @given(
     place=st.sampled_from(["stats/{}", "devices/{}", "history/{}", f"device/{KEY}/{{}}", f"history/{KEY}?cursor={{}}"]),
     text=st.binary(min_size=1, max_size=80),

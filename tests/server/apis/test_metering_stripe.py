@@ -544,7 +544,7 @@ def _collections() -> Sequence[Collection]:
 
 
 @given(story=stories(), data=st.data())
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 def test_what_events_come_to_does_not_depend_on_their_order(story: Story, data: st.DataObject) -> None:
     doubled = [*story.events, *data.draw(st.lists(st.sampled_from(story.events or [{}]), max_size=4))]
     order = data.draw(st.permutations(doubled))
