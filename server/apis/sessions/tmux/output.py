@@ -45,11 +45,6 @@ class Output:
         if listener in self._listeners:
             self._listeners.remove(listener)
 
-    @property
-    def heard(self) -> bool:
-        """Whether anybody listens."""
-        return bool(self._listeners)
-
     def feed(self, data: bytes) -> None:
         """Takes in what the session printed, in pieces of any size."""
         text = self._text.feed(data)
