@@ -274,7 +274,8 @@ async def test_a_watch_goes_on_where_it_was_when_the_store_is_opened_again(durab
             assert copy == {**writers.state(KEPT), "last": again.document}
 
 
-async def test_a_purge_goes_on_between_other_commits(storage: Storage) -> None:
+async def test_a_purge_goes_on_between_other_commits(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("homeport.storage.base._PURGE_CHUNK", 20)  # so many that one is seen, however slow we look
     ids = [f"{n:04}" for n in range(1700)]
     await storage.commit([Put(KEPT, id, {}) for id in ids])
     for what in Query(KEPT), Tombstones(KEPT, 10 * len(ids)):

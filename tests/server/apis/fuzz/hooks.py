@@ -221,7 +221,7 @@ def each_once(case: Any) -> None:
     if isinstance(case.body, dict):
         if "since" in case.body:
             case.body["since"] = 0
-        for place, edit in enumerate(case.body.get("operations") or case.body["changes"]):
+        for place, edit in enumerate(case.body["operations" if "operations" in case.body else "changes"]):
             edit["id"] = f"n{place}"
 
 
