@@ -16,10 +16,10 @@ from aiohttp import web
 from bench.load import compare, report
 from homeport.server.app import assemble
 from homeport.server.config import load_config
-from homeport.server.connections import Runner
 from homeport.server.operation import Api
 from homeport.server.ratelimit import per_address, per_document
 from homeport.server.request import ApiRequest
+from homeport.server.runner import Runner
 from homeport.server.validation import Schemas
 
 COUNT = {"type": "integer", "minimum": 0, "maximum": 2**53 - 1}

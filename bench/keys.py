@@ -28,9 +28,9 @@ from homeport.server.api_keys import KEYS, USERS, ApiKeys, bearer
 from homeport.server.app import assemble
 from homeport.server.clock import Clock
 from homeport.server.config import load_config
-from homeport.server.connections import Runner
 from homeport.server.operation import Api
 from homeport.server.request import ApiRequest
+from homeport.server.runner import Runner
 from homeport.server.validation import Schemas
 from homeport.storage import open_storage
 

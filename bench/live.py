@@ -29,7 +29,7 @@ from bench.processes import free_port, next_line, resident, wait_for
 from homeport.server.app import create_app
 from homeport.server.cli.serve import collect_seldom
 from homeport.server.config import load_config
-from homeport.server.connections import Runner
+from homeport.server.runner import Runner
 
 SUBSCRIBERS, IDLE = 2_000, 10_000
 CHANGES, BURST = 200, 1_000

@@ -24,7 +24,7 @@ from aiohttp import web
 
 from homeport.server.app import create_app
 from homeport.server.config import load_config
-from homeport.server.connections import Runner
+from homeport.server.runner import Runner
 
 TICKETS = 5_000
 ROUNDS = 30

@@ -67,7 +67,7 @@ needed its room, or that it spoke no HTTP."""
 
 
 class Connections:
-    """The connections of an application, of those that `Runner` serves."""
+    """The connections of an application, of those that `runner` serves."""
 
     def __init__(self, server: ServerConfig, clients: Clients) -> None:
         self.most = server.max_connections
@@ -295,31 +295,3 @@ def _answer(status: int, detail: str, more: Mapping[str, str] = MappingProxyType
     headers = {**_HEADERS, **more, "Date": formatdate(usegmt=True), "Content-Length": str(len(body))}
     lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {headers[name]}" for name in headers)]
     return "\r\n".join([*lines, "", ""]).encode("ascii") + body
-
-
-class _Server(web.Server):
-    """Makes each connection one of ours."""
-
-    def __init__(self, made: web.Server, connections: Connections) -> None:
-        super().__init__(
-            made.request_handler,
-            request_factory=made.request_factory,
-            handler_cancellation=made.handler_cancellation,
-            loop=made._loop,
-            **made._kwargs,
-        )
-        self._watched = connections
-
-    def __call__(self) -> RequestHandler:
-        return Connection(self, self._watched, loop=self._loop, **self._kwargs)
-
-
-class Runner(web.AppRunner):
-    """Serves an application of `create_app` within the bounds that are told here.
-
-    Served by aiohttp's own runner or `run_app`, or mounted in another application, it has those of aiohttp alone:
-    heads and pipelines are bounded, idle connections end.
-    """
-
-    async def _make_server(self) -> web.Server:
-        return _Server(await super()._make_server(), self.app[CONNECTIONS])

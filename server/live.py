@@ -122,7 +122,14 @@ class Live:
             timeout=PARTING_SECONDS,
         )
         response.headers.update(request.headers)
-        writer, transport = await _begin(response, request)
+        try:
+            writer, transport = await _begin(response, request)
+        except web.HTTPBadRequest as error:
+            raise ApiError(
+                "This is no handshake of a WebSocket, version 13 (RFC 6455 4.2.1)",
+                status=error.status,
+                headers={"Sec-WebSocket-Version": "13"},
+            ) from error
         stream = SocketStream(response, transport, writer)
         stream.max_buffered, stream.every = max_buffered, every
         with self._kept(stream):

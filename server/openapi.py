@@ -174,7 +174,7 @@ def _refusals(operation: Operation) -> Iterator[int]:
     yield from _ANY_OPERATION
     yield from operation.errors
     if operation.websocket:
-        yield 426
+        yield from (400, 426)
     if operation.content_types:
         yield from _WITH_BODY
     if operation.params or operation.query:

@@ -112,8 +112,9 @@ def serve(
 
 async def _serve(config: Config, tls: Tls | None, test: bool, ready_file: Path | None) -> None:
     from ..app import create_app
-    from ..connections import CONNECTIONS, Runner, room_for
+    from ..connections import CONNECTIONS, room_for
     from ..health import HEALTH
+    from ..runner import Runner
 
     control = None
     if test:

@@ -23,9 +23,9 @@ from ..apis.collections.ids import check_id, id_in
 from ..apis.collections.records import kept, plain, without_meta
 from ..apis.collections.registry import COLLECTIONS
 from ..app import create_app
-from ..connections import Runner
 from ..errors import ApiError
 from ..keys import STORAGE
+from ..runner import Runner
 from .control import Control
 from .faults import Fault
 from .journal import Asked

@@ -14,10 +14,11 @@ from homeport.server import connections
 from homeport.server.app import assemble
 from homeport.server.bodies import stream_body
 from homeport.server.config import load_config
-from homeport.server.connections import CONNECTIONS, Connections, Runner
+from homeport.server.connections import CONNECTIONS, Connections
 from homeport.server.live import LIVE
 from homeport.server.operation import Api
 from homeport.server.request import ApiRequest
+from homeport.server.runner import Runner
 from homeport.server.streams import text_frame
 from homeport.server.validation import Schemas
 

@@ -150,9 +150,20 @@ async def test_a_path_for_sockets_alone(served: Served) -> None:
         assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD, OPTIONS")
 
 
-async def test_a_handshake_that_is_none(served: Served) -> None:
-    status, _, _ = await served.get("/socket", Upgrade="websocket")
-    assert status == 400
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({}, id="no Connection"),
+        pytest.param({"Connection": "Upgrade", "Sec-WebSocket-Version": "12"}, id="another version"),
+        pytest.param({"Connection": "Upgrade", "Sec-WebSocket-Version": "13"}, id="no key"),
+    ],
+)
+async def test_a_handshake_that_is_none(served: Served, headers: dict[str, str]) -> None:
+    url = served.server.make_url("/socket")
+    async with served.session.get(url, headers={"Upgrade": "websocket", **headers}) as answer:
+        assert (answer.status, answer.headers["Sec-WebSocket-Version"]) == (400, "13")
+        problem = await answer.json(content_type="application/problem+json")
+    assert problem["detail"] == "This is no handshake of a WebSocket, version 13 (RFC 6455 4.2.1)"
 
 
 async def test_a_message_that_is_too_long_closes(served: Served) -> None:

@@ -28,8 +28,8 @@ from homeport.server.apis.metering.licenses import Licenses
 from homeport.server.app import create_app
 from homeport.server.clock import Clock
 from homeport.server.config import load_config
-from homeport.server.connections import Runner
 from homeport.server.keys import STORAGE
+from homeport.server.runner import Runner
 
 from ..authorized import CLIENTS, REDIRECT, REQUEST, VERIFIER
 from ..collected import ANYTHING
