@@ -65,6 +65,7 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
 
 async def _reset(app: web.Application) -> None:
     app[STATISTICS].reset()
+    app[RANKINGS].reset()
 
 
 async def _metrics(app: web.Application) -> list[Metric]:

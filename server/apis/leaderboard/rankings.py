@@ -2,24 +2,24 @@
 
 Months and all of time are ranked on the store, by their totals. Days and weeks are ranked in memory: a client that
 uploads its history would write an index of them all over, for a thousand days that nobody looks at. Their ranking is
-made of the months' documents when it is first asked for, some 50 microseconds a user, and then kept up with what
-changes.
+made of the months' documents when it is first asked for, and then caught up with: what was written of a user's months
+is told by the user's record, which each such commit writes too.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import msgspec
 from aiohttp import web
 
-from ....storage import Gone, Query, Storage
+from ....storage import Gone, Query, Storage, walk
+from ....storage.locks import KeyedLocks
 from ....storage.times import parse_time
-from .documents import MONTHS, TOTALS, Sums, in_period, read_day, read_days, summed, top_model
+from .documents import MONTHS, TOTALS, USERS, in_period, period_id, read_day, read_days, summed, top_model
 from .periods import Period, label, month_of, week_of
 
 if TYPE_CHECKING:
@@ -27,12 +27,13 @@ if TYPE_CHECKING:
 
 Metric = Literal["tokens", "cost"]
 
+MAX_RANKINGS = 100
 MAX_USERS = 100_000
 """In all rankings that are held, unless one alone has more."""
-_USERS_AT_ONCE = 100
-_CHANGES_AT_ONCE = 100
-_MAX_BEHIND = 50
-"""Pages of changes that are read, rather than the rankings made anew."""
+_USERS_AT_ONCE = 32
+_CHANGES_AT_ONCE = 500
+_STEP = 256 << 10
+"""Bytes of documents that are read before others have their turn."""
 _FIELDS: Mapping[Metric, str] = {"cost": "byCost", "tokens": "byTokens"}
 
 
@@ -87,12 +88,21 @@ class Rankings:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self._boards: OrderedDict[str, _Board] = OrderedDict()
-        self._version = 0
-        self._turn = asyncio.Lock()
+        self._turns = KeyedLocks()
+        self._making = asyncio.Lock()
 
     def __len__(self) -> int:
-        """Users of the rankings that are held."""
+        """How many are held."""
+        return len(self._boards)
+
+    @property
+    def users(self) -> int:
+        """Of the rankings that are held."""
         return sum(map(len, self._boards.values()))
+
+    def reset(self) -> None:
+        """Lets all rankings go."""
+        self._boards.clear()
 
     async def standings(self, ranking: Ranking, limit: int, offset: int) -> Standings:
         """A page of a ranking, as of now."""
@@ -116,104 +126,98 @@ class Rankings:
         return Standings(standings, page.rank or 0, page.total or 0, parse_time(arrivals[0]) if arrivals else None)
 
     async def _board(self, name: str, days: Sequence[str]) -> _Board:
-        """The ranking of some days, as of now."""
-        async with self._turn:
-            await self._catch_up()
-            while name not in self._boards:
-                self._boards[name] = await self._made(days)
-                await self._catch_up()  # with what changed while its users were read one after the other
+        """The ranking of some days, as of now. Whoever asks for one that is held waits for no other to be made."""
+        async with self._turns.hold([name]):
+            board = self._boards.get(name)
+            while board is None or not await self._is_caught_up(board):
+                async with self._making:
+                    board = await self._made(days)
+            self._boards[name] = board
             self._boards.move_to_end(name)
-            while len(self._boards) > 1 and len(self) > MAX_USERS:
+            while len(self) > MAX_RANKINGS or (len(self) > 1 and self.users > MAX_USERS):
                 self._boards.popitem(last=False)
-            return self._boards[name]
-
-    async def _catch_up(self) -> None:
-        """Takes in what has changed. Lets all rankings go where somebody was deleted, or too much has changed."""
-        for _ in range(_MAX_BEHIND if self._boards else 0):
-            try:
-                page = await self._storage.changes(MONTHS, self._version, _CHANGES_AT_ONCE)
-            except Gone:
-                break
-            for change in page.changes:
-                username, _, month = change.id.partition(" ")
-                days = read_days(change.document or b"{}")
-                for board in self._boards.values():
-                    board.take(username, month, days)
-            self._version = page.version
-            if not page.more:
-                return
-            await asyncio.sleep(0)
-        self._boards.clear()
-        self._version = (await self._storage.changes(MONTHS, 0, 1)).store_version
+            return board
 
     async def _made(self, days: Sequence[str]) -> _Board:
-        board = _Board(days)
+        """A ranking to be caught up: who changes while it is made is in it as before or as after."""
+        board = _Board(days, (await self._storage.changes(USERS, 0, 1)).store_version)
+        usernames: dict[str, None] = {}
         for month in board.months:
-            query: Query | None = Query(TOTALS, in_period("byCost", month), ("byCost",), _USERS_AT_ONCE)
-            while query is not None:
-                page = await self._storage.find(query)
-                months = await self._storage.get(MONTHS, [record.id for record in page.records])
-                for id, record in months.items():
-                    board.take(id.partition(" ")[0], month, read_days(record.document))
-                query = replace(query, after=page.next) if page.next else None
-                await asyncio.sleep(0)
+            async for record in walk(self._storage, Query(TOTALS, in_period("byCost", month), ("byCost",))):
+                usernames[record.id.partition(" ")[0]] = None
+        await self._take(board, list(usernames))
         return board
+
+    async def _is_caught_up(self, board: _Board) -> bool:
+        """Takes in what has changed; False where that is not known."""
+        more = True
+        while more:
+            try:
+                page = await self._storage.changes(USERS, board.version, _CHANGES_AT_ONCE)
+            except Gone:
+                return False
+            await self._take(board, [change.id for change in page.changes])
+            board.version, more = page.version, page.more
+        return True
+
+    async def _take(self, board: _Board, usernames: Sequence[str]) -> None:
+        """Takes in what some users' months are now."""
+        for start in range(0, len(usernames), _USERS_AT_ONCE):
+            ids = {
+                name: [period_id(name, month) for month in board.months]
+                for name in usernames[start : start + _USERS_AT_ONCE]
+            }
+            found = await self._storage.get(MONTHS, [id for months in ids.values() for id in months])
+            work = 0
+            for name, months in ids.items():
+                documents = [found[id].document for id in months if id in found]
+                board.take(name, documents)
+                work += sum(map(len, documents))
+                if work >= _STEP:
+                    work = 0
+                    await asyncio.sleep(0)
+            await asyncio.sleep(0)
 
 
 class _Board:
-    """The ranking of some days."""
+    """The ranking of some days, as of a version of the store."""
 
-    def __init__(self, days: Sequence[str]) -> None:
+    def __init__(self, days: Sequence[str], version: int) -> None:
         from sortedcontainers import SortedList  # takes 24 ms, which a start need not
 
         self.months = sorted({month_of(day) for day in days})
+        self.version = version
         self._days = days
-        self._sums: dict[str, dict[str, Sums]] = {}  # of each user, by month
         self._standings: dict[str, Standing] = {}
+        self._arrived: dict[str, int] = {}
         self._orders: dict[Metric, SortedList[tuple[int, str]]] = {"tokens": SortedList(), "cost": SortedList()}
         self._arrivals: SortedList[int] = SortedList()
 
     def __len__(self) -> int:
         return len(self._standings)
 
-    def take(self, username: str, month: str, days: Mapping[str, Any]) -> None:
-        """What a user's month is now, by its days."""
-        if month not in self.months:
+    def take(self, username: str, months: Sequence[bytes]) -> None:
+        """What a user's months are now."""
+        former = self._standings.pop(username, None)
+        if former is not None:
+            for metric, order in self._orders.items():
+                order.remove((-former.amount(metric), username))
+            self._arrivals.remove(self._arrived.pop(username))
+        days = [read_day(kept[day]) for kept in map(read_days, months) for day in self._days if day in kept]
+        if not days:
             return
-        sums = self._sums.pop(username, {})
-        if sums:
-            standing = self._standings.pop(username)
-            for metric, order in self._orders.items():
-                order.remove((-standing.amount(metric), username))
-            self._arrivals.remove(_arrival(sums))
-        sums.pop(month, None)
-        chosen = [read_day(days[day]) for day in self._days if day in days]
-        if chosen:
-            sums[month] = summed(chosen)
-        if sums:
-            self._sums[username] = sums
-            standing = self._standings[username] = _standing(username, sums.values())
-            for metric, order in self._orders.items():
-                order.add((-standing.amount(metric), username))
-            self._arrivals.add(_arrival(sums))
+        sums = summed(days)
+        standing = Standing(username, sums.cost_micros, sums.tokens, sums.days, top_model(sums.models))
+        self._standings[username], self._arrived[username] = standing, sums.arrival
+        for metric, order in self._orders.items():
+            order.add((-standing.amount(metric), username))
+        self._arrivals.add(sums.arrival)
 
     def page(self, metric: Metric, limit: int, offset: int) -> Standings:
         order = self._orders[metric]
         page = [self._standings[username] for _, username in order.islice(offset, offset + limit)]
         rank = 1 + order.bisect_left((-page[0].amount(metric), "")) if page else 0
         return Standings(page, rank, len(order), self._arrivals[-1] if self._arrivals else None)
-
-
-def _standing(username: str, months: Collection[Sums]) -> Standing:
-    models: Counter[str] = Counter()
-    for sums in months:
-        models.update(sums.models)
-    cost, tokens = sum([sums.cost_micros for sums in months]), sum([sums.tokens for sums in months])
-    return Standing(username, cost, tokens, sum([sums.days for sums in months]), top_model(models))
-
-
-def _arrival(months: Mapping[str, Sums]) -> int:
-    return max([sums.arrival for sums in months.values()])
 
 
 RANKINGS = web.AppKey("leaderboard_rankings", Rankings)

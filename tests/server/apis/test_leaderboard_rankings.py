@@ -67,7 +67,6 @@ async def test_a_ranking_is_as_one_that_is_made_anew(
     ledger: Ledger, storage: Storage, monkeypatch: pytest.MonkeyPatch, change: Callable[..., Awaitable[None]]
 ) -> None:
     monkeypatch.setattr(module, "_CHANGES_AT_ONCE", 2)
-    monkeypatch.setattr(module, "_MAX_BEHIND", 3)
     rankings = Rankings(storage)
     for number, name in enumerate(("alice", "bob"), 1):
         await sync(ledger, name, number, *WEEK)
@@ -103,7 +102,98 @@ async def test_rankings_are_let_go_beyond_the_bound(
     rankings = Rankings(storage)
     for day in WEEK * 2:
         assert await names(rankings, day=day) == [("alice", 1), ("bob", 1)]
+        assert rankings.users <= 3
+
+
+async def test_rankings_that_nobody_is_in_are_let_go_too(
+    ledger: Ledger, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_RANKINGS", 3)
+    rankings = Rankings(storage)
+    for day in range(1, 29):
+        assert await names(rankings, day=f"1999-02-{day:02}") == []
         assert len(rankings) <= 3
+
+
+async def test_whoever_asks_for_one_that_is_held_waits_for_no_other(
+    ledger: Ledger, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sync(ledger, "alice", 1, *WEEK)
+    rankings = Rankings(storage)
+    await names(rankings)
+    read, began, go = storage.get, asyncio.Event(), asyncio.Event()
+
+    async def get(*arguments: Any) -> Any:
+        began.set()
+        await go.wait()
+        return await read(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "get", get)
+        others = [asyncio.create_task(names(rankings, day=day)) for day in WEEK[:2]]
+        await began.wait()
+        async with asyncio.timeout(10):
+            assert await names(rankings) == [("alice", 1)]
+        assert not any(other.done() for other in others)
+        go.set()
+        assert await asyncio.gather(*others) == [[("alice", 1)]] * 2
+
+
+async def test_many_who_ask_for_one_ranking_have_it_made_once(
+    ledger: Ledger, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await sync(ledger, "alice", 1)
+    finds = _counted(storage, monkeypatch)
+    rankings = Rankings(storage)
+    assert await asyncio.gather(*[names(rankings) for _ in range(20)]) == [[("alice", 1)]] * 20
+    assert finds == [1]
+
+
+async def test_a_deletion_has_no_ranking_made_anew(
+    ledger: Ledger, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("alice", "bob"):
+        await sync(ledger, name, 1)
+    rankings = Rankings(storage)
+    await names(rankings)
+    finds = _counted(storage, monkeypatch)
+    await ledger.forget("alice")
+    assert await names(rankings) == [("bob", 1)]
+    assert finds == [0]
+
+
+def _counted(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often totals are looked for, which they are to make a ranking."""
+    find, count = storage.find, [0]
+
+    async def counting(query: Query) -> Any:
+        count[0] += query.collection == TOTALS
+        return await find(query)
+
+    monkeypatch.setattr(storage, "find", counting)
+    return count
+
+
+async def test_a_ranking_is_made_however_much_changes_meanwhile(
+    ledger: Ledger, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many changes each time as are read in many pages."""
+    monkeypatch.setattr(module, "_CHANGES_AT_ONCE", 1)
+    await sync(ledger, "alice", 1)
+    find, amount = storage.find, 1
+
+    async def find_while_others_sync(query: Query) -> Any:
+        nonlocal amount
+        found = await find(query)
+        for number in range(60):
+            amount += 1
+            await sync(ledger, f"user{number:02}", amount)
+        return found
+
+    monkeypatch.setattr(storage, "find", find_while_others_sync)
+    async with asyncio.timeout(20):
+        page = await names(Rankings(storage))
+    assert page[0] == ("user59", amount)
 
 
 async def test_the_first_and_the_last_week_that_there_are(ledger: Ledger, storage: Storage) -> None:
