@@ -46,6 +46,8 @@ CACHE_BYTES = 16 << 20
 and writes all over."""
 _READERS = 2
 _IDS_ON_THE_LOOP = 64
+_BYTES_ON_THE_LOOP = 1 << 20
+"""Were all documents as large as the largest of their collection that was read."""
 _LOAD_CHUNK = 500
 _LOAD_CHUNK_BYTES = 4 << 20
 
@@ -165,7 +167,8 @@ class SqliteStorage(Storage):
         if recent is not None:
             return recent
         sql = self._sqls[collection.name]
-        if len(ids) <= _IDS_ON_THE_LOOP and not self._reading.closed:
+        few = len(ids) <= _IDS_ON_THE_LOOP and len(ids) * sql.largest <= _BYTES_ON_THE_LOOP
+        if few and not self._reading.closed:
             try:
                 with translated(self.path):
                     found = reading.get(self._on_loop, sql, ids)

@@ -16,9 +16,11 @@ from .sql import AS_ONE_ROW, LAST_VERSION, SEPARATOR, Sql, listed
 def get(db: sqlite3.Connection, sql: Sql, ids: Sequence[str]) -> dict[str, Record]:
     if len(ids) == 1 and is_text(ids[0]):
         row = db.execute(sql.get_one, ids).fetchone()
-        return {} if row is None else {ids[0]: Record(ids[0], row[0], row[1].encode())}
-    rows = db.execute(sql.get_many, (listed(ids),)).fetchone()
-    return {record.id: record for record in _records(*rows)}
+        records = [] if row is None else [Record(ids[0], row[0], row[1].encode())]
+    else:
+        records = _records(*db.execute(sql.get_many, (listed(ids),)).fetchone())
+    sql.largest = max([sql.largest, *[len(record.document) for record in records]])
+    return {record.id: record for record in records}
 
 
 def find(db: sqlite3.Connection, sql: Sql, query: Query) -> Page:

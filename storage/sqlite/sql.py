@@ -47,6 +47,8 @@ class Sql:
             field.name: quoted(column) for field, column in zip(collection.fields, self.columns, strict=True)
         }
         self._inserts: dict[int, str] = {}
+        self.largest = 0
+        """Bytes of the largest document that `reading.get` has met."""
 
     def insert(self, rows: int) -> str:
         """The statement that writes so many rows of version, id, fields and document."""

@@ -6,6 +6,7 @@ import resource
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -30,7 +31,7 @@ from homeport.storage import (
     open_storage,
 )
 from homeport.storage import sqlite as back_end
-from homeport.storage.sqlite import connection, schema, writing
+from homeport.storage.sqlite import connection, reading, schema, writing
 
 NOTES = Collection("notes", (Field("title", "text", indexed=True), Field("rank", "integer")), tombstones=True)
 CHILD = Path(__file__).with_name("sqlite_child.py")
@@ -210,6 +211,24 @@ async def test_large_commits_and_pages_take_few_steps(path: Path, monkeypatch: p
         assert await steps_of(lambda: storage.find(Query(NOTES, limit=1000, total=True, rank=True))) < 10
         assert await steps_of(lambda: storage.changes(NOTES, 0, 1000)) == 1
         assert await steps_of(lambda: storage.get(NOTES, [f"{n:04}" for n in range(1000)])) == 1
+
+
+async def test_large_documents_are_not_read_on_the_event_loop(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_loop: list[bool] = []
+    get = reading.get
+
+    def told(*arguments: Any) -> Any:
+        on_loop.append(threading.current_thread() is threading.main_thread())
+        return get(*arguments)
+
+    monkeypatch.setattr(reading, "get", told)
+    async with open_storage(f"sqlite:{path}", [NOTES]) as storage:
+        ids = [f"{n}" for n in range(64)]
+        await storage.commit([Put(NOTES, id, {"title": "x" * 40_000}) for id in ids])
+        for _ in range(3):
+            for wanted in (ids, ids[:1]):
+                assert set(await storage.get(NOTES, wanted)) == set(wanted)
+    assert on_loop == [True, True] + 2 * [False, True]  # how large they are shows when they are first read
 
 
 # The WAL
