@@ -134,6 +134,53 @@ def test_the_deepest(text: bytes) -> None:
     decode(text)
 
 
+def depth(text: str) -> int:
+    """How deep a JSON text is nested, by its letters."""
+    deepest = level = 0
+    in_string = escaped = False
+    for letter in text:
+        if in_string:
+            in_string = escaped or letter != '"'
+            escaped = letter == "\\" and not escaped
+        elif letter == '"':
+            in_string = True
+        elif letter in "[{":
+            level += 1
+            deepest = max(deepest, level)
+        elif letter in "]}":
+            level -= 1
+    return deepest
+
+
+BRACKETS = st.text('[]{}"\\a,', max_size=6)
+
+
+@given(
+    st.integers(MAX_DEPTH - 3, MAX_DEPTH + 3),
+    st.lists(st.tuples(st.sampled_from(["list", "object", "beside"]), BRACKETS, BRACKETS), min_size=1, max_size=8),
+    st.sampled_from([0, 5000]),
+)
+def test_how_deep_is_too_deep(levels: int, layers: list[tuple[str, str, str]], padding: int) -> None:
+    """Whatever strings there are, in texts that are short and long."""
+    text = "1"
+    for number in range(levels):
+        kind, one, other = layers[number % len(layers)]
+        before, after = json.dumps(f"{one}1"), json.dumps(f"{other}2")  # of the same names only the last would count
+        match kind:
+            case "list":
+                text = f"[{json.dumps(one)},{text},{json.dumps(other)}]"
+            case "object":
+                text = f"{{{before}:{text},{after}:[{before}]}}"
+            case _:
+                text = f"[[{before}],[],{{{after}:[]}},{text}]"
+    text += " " * padding
+    if depth(text) <= MAX_DEPTH:
+        decode(text.encode())
+    else:
+        with pytest.raises(InvalidDocument, match="nested deeper"):
+            decode(text.encode())
+
+
 def test_long_digits_take_no_long_time() -> None:
     numbers = b"[%b]" % b",".join([b"9" * MAX_DIGITS] * 250)
     string = b'["%b"]' % (b"1" * (1 << 20))
