@@ -32,6 +32,8 @@ USERS = Collection("leaderboard_users", (Field("lastSyncAt", "time", indexed=Tru
 
 MAX_DEVICES = 1000
 """Rows of one user's day."""
+MAX_MONTH = 1 << 20
+"""Bytes of a month's document, which every sync of the month reads and writes whole."""
 MAX_MODELS = 100_000
 """Names of models that one user may have used."""
 

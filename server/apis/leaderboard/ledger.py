@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Container, Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from ....storage import (
     ABSENT,
     Collection,
@@ -22,13 +24,16 @@ from ....storage import (
     Put,
     Query,
     Storage,
+    StorageDamaged,
     Write,
     retry,
     walk,
 )
 from ....storage.documents import decode_kept
 from ....storage.times import format_time
+from ...errors import InvalidBody, Problem
 from .documents import (
+    MAX_MONTH,
     MONTHS,
     TOTALS,
     USERS,
@@ -80,7 +85,9 @@ class Ledger:
                 delta = _taken_in(days, arrived, now)
                 if delta is not None:
                     deltas[month] = delta
-                    writes.append(Put(MONTHS, period_id(username, month), {"days": dict(sorted(days.items()))}))
+                    put = Put(MONTHS, period_id(username, month), {"days": dict(sorted(days.items()))})
+                    _check_size(month, len(put.document), len(document))
+                    writes.append(put)
                 work += len(document) + _BYTES_AN_ENTRY * len(arrived)
                 if work >= _STEP:
                     work = 0
@@ -133,10 +140,14 @@ class Ledger:
         return await retry(self._storage, [username], attempt)
 
     async def days(self, username: str) -> AsyncIterator[tuple[str, Day]]:
-        """A user's days, in order."""
+        """A user's days, in order. Raises `StorageDamaged` where some cannot be read."""
         async for record in walk(self._storage, of_user(MONTHS, username), _MONTHS_AT_ONCE):
-            for day, kept in read_days(record.document).items():
-                yield day, read_day(kept)
+            try:
+                days = [(day, read_day(kept)) for day, kept in read_days(record.document).items()]
+            except msgspec.ValidationError as error:
+                raise StorageDamaged(f"{MONTHS.name}/{record.id} cannot be read: {error}") from error
+            for day in days:
+                yield day
             await asyncio.sleep(0)
 
     async def count(self) -> int:
@@ -188,6 +199,13 @@ class Ledger:
         for label, delta in deltas.items():
             writes.append(Put(TOTALS, period_id(username, label), delta.applied_to(None, label), ABSENT))
         return writes
+
+
+def _check_size(month: str, size: int, before: int) -> None:
+    """Raises `InvalidBody` for a month's document that has grown too large."""
+    if size > max(MAX_MONTH, before):
+        problem = f"must not give {month} more than {MAX_MONTH:,} bytes of rows"
+        raise InvalidBody(problems=[Problem(("entries",), problem)])
 
 
 def _taken_in(days: dict[str, Any], arrived: Mapping[str, Sequence[Row]], now: int) -> Delta | None:

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from homeport.server.apis.leaderboard.documents import MAX_DEVICES
+from homeport.server.apis.leaderboard import ledger
+from homeport.server.apis.leaderboard.documents import MAX_DEVICES, MONTHS
 from homeport.server.validation import Schemas
 from homeport.storage import Page, Query
 
@@ -282,6 +283,32 @@ async def test_a_day_has_a_bounded_number_of_devices(board: Board) -> None:
     assert await board.user() == before
     await board.sync(entry(device="m0", totalTokens=3))
     assert (await board.user())["totalTokens"] == MAX_DEVICES + 2
+
+
+async def test_a_month_has_a_bounded_size(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = await _size_of_month(board, entry(device="a"), entry(device="b"))
+    monkeypatch.setattr(ledger, "MAX_MONTH", size)
+    before = await board.data()
+    answer = await board.post(upload(entry(device="c"), entry(date="2025-11-30")))
+    assert answer.status == 400
+    assert answer.json["errors"] == [
+        {"field": "entries", "message": f"must not give 2025-12 more than {size} bytes of rows"}
+    ]
+    assert await board.data() | {"lastSyncAt": None} == before | {"lastSyncAt": None}
+    await board.sync(entry(device="a", totalTokens=3), entry(date="2025-11-30"))
+
+
+async def test_a_month_that_is_too_large_may_change_and_shrink(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = await _size_of_month(board, entry(device="a"), entry(device="b"))
+    monkeypatch.setattr(ledger, "MAX_MONTH", 1)
+    assert await _size_of_month(board, entry(device="b", modelsUsed=[])) < size
+    assert (await board.post(upload(entry(device="b")))).status == 400
+
+
+async def _size_of_month(board: Board, *entries: dict[str, Any]) -> int:
+    await board.sync(*entries)
+    (record,) = (await board.server.storage.get(MONTHS, ["alice 2025-12"])).values()
+    return len(record.document)
 
 
 # Addresses
