@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ...storage import make_storage
+from ...storage import StorageDamaged, make_storage
 from .findings import Finding
 from .options import Failure, on_store
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..config import Config
 
 _SHOWN = 5
+_RESTORE = "stop the server, keep a copy of the store as it is, and correct the record or put a backup in its place"
 
 
 def totals(config: Config, *, repair: bool) -> Finding | None:
@@ -35,6 +36,8 @@ def totals(config: Config, *, repair: bool) -> Finding | None:
         return Finding("note", "totals", f"they were not looked at: {failure.reason}", "stop what has the store")
     if found is None:
         return Finding("note", "totals", "they are of an earlier version; a start brings them up to date")
+    if isinstance(found, StorageDamaged):
+        return Finding("fatal", "totals", str(found), _RESTORE)
     wrong, count = found
     if not wrong:
         return Finding("ok", "totals", f"those of {count:,} users are what their entries come to")
@@ -46,22 +49,26 @@ def totals(config: Config, *, repair: bool) -> Finding | None:
     )
 
 
-async def _audit(storage: Storage, *, repair: bool) -> tuple[list[str], int] | None:
+async def _audit(storage: Storage, *, repair: bool) -> tuple[list[str], int] | StorageDamaged | None:
     """The users whose totals are, or were, wrong, and how many there are in all; None on a store of an earlier
-    version."""
+    version; or which record cannot be read."""
     from ..apis.leaderboard.ledger import Ledger
-    from ..apis.leaderboard.upgrading import first_unpacked
+    from ..apis.leaderboard.upgrading import check_unpacked, first_unpacked
 
-    if await first_unpacked(storage):
-        return None
     ledger = Ledger(storage)
     wrong, count = [], 0
     length = await ledger.count()
     hidden = not sys.stderr.isatty()
-    with click.progressbar(length=length, label="totals", file=sys.stderr, hidden=hidden) as progress:
-        async for username in ledger.usernames():
-            count += 1
-            if not await ledger.audit(username, repair=repair):
-                wrong.append(username)
-            progress.update(1)
+    try:
+        if await first_unpacked(storage):
+            await check_unpacked(storage)
+            return None
+        with click.progressbar(length=length, label="totals", file=sys.stderr, hidden=hidden) as progress:
+            async for username in ledger.usernames():
+                count += 1
+                if not await ledger.audit(username, repair=repair):
+                    wrong.append(username)
+                progress.update(1)
+    except StorageDamaged as error:
+        return error
     return wrong, count

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from homeport.server.apis.leaderboard.documents import MONTHS, RANKED, TOTALS, USERS
+from homeport.server.apis.leaderboard import upgrading
+from homeport.server.apis.leaderboard.documents import MONTHS, RANKED, TOTALS, USERS, Row
 from homeport.server.apis.leaderboard.ledger import Ledger
-from homeport.storage import Collection, Put, Query, Storage
+from homeport.server.apis.leaderboard.upgrading import check_unpacked, pack_days
+from homeport.storage import Collection, Put, Query, Storage, StorageDamaged
 from homeport.storage.times import parse_time
 
 from .conftest import Serve
@@ -39,7 +41,7 @@ def row(**changes: Any) -> dict[str, Any]:
 
 def total(label: str) -> dict[str, Any]:
     """Of weeks there is none any more."""
-    return kept(label) | {"days": 1, "models": {}, "topModel": None}
+    return kept(label) | {"days": 1, "rows": 1, "models": {}, "topModel": None}
 
 
 @pytest.fixture
@@ -86,6 +88,61 @@ async def test_the_days_of_an_earlier_version_are_packed(serve: Serve, old: Stor
     ]
     for name in ("alice", "bob"):
         assert await Ledger(old).audit(name, repair=False)
+
+
+async def test_what_was_synced_beside_them_is_kept(serve: Serve, old: Storage) -> None:
+    """To a server that ran when a backup was restored into its store."""
+    await old.declare(MONTHS)
+    later, earlier = parse_time("2025-12-22T00:00:00Z"), parse_time("2025-12-01T00:00:00Z")
+    entries = [
+        ("2025-12-21", Row("2025-12-22T00:00:00Z", later, 7, 0, 0, 0, 0, 0, [], "a")),
+        ("2025-12-21", Row("2025-12-01T00:00:00Z", earlier, 7, 0, 0, 0, 0, 0, [], "b")),
+        ("2025-12-01", Row("2025-12-01T00:00:00Z", earlier, 5, 0, 0, 0, 0, 0, [])),
+        ("2026-01-01", Row("2025-12-22T00:00:00Z", later, 3, 0, 0, 0, 0, 0, [])),
+    ]
+    await Ledger(old).record("alice", entries, parse_time("2025-12-21T11:00:00Z"))
+    board = await open_board(serve)
+    assert [(row["date"], row["totalTokens"]) for row in await board.rows()] == [
+        ("2025-11-30", 1),
+        ("2025-12-01", 5),
+        ("2025-12-21", 7),
+        ("2025-12-21", 11681277),
+        ("2026-01-01", 3),
+    ]
+    assert await Ledger(old).audit("alice", repair=False)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"byArrival": "2025-12-20"}, id="no arrival"),
+        pytest.param({"rows": [{}]}, id="no rows"),
+        pytest.param({"rows": [7]}, id="no row"),
+        pytest.param({"rows": None}, id="null"),
+    ],
+)
+async def test_a_day_that_cannot_be_read_is_named(storage: Storage, change: dict[str, Any]) -> None:
+    await storage.declare(DAYS, MONTHS, TOTALS, USERS)
+    await storage.commit([Put(DAYS, "bob 2025-12-20", kept("2025-12-20", row()) | change)])
+    for work in (check_unpacked, pack_days):
+        with pytest.raises(StorageDamaged, match="leaderboard_days/bob 2025-12-20"):
+            await work(storage)
+    assert len((await storage.find(Query(DAYS))).records) == 1
+
+
+async def test_progress_is_told(
+    old: Storage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    await old.declare(MONTHS)
+    monkeypatch.setattr(upgrading, "_TOLD_EVERY", 2)
+    with caplog.at_level("INFO"):
+        await pack_days(old)
+        await pack_days(old)
+    assert caplog.messages == [
+        "packing 3 days of an earlier version into months",
+        "packed 2 of 3 days",
+        "packed all 3 days",
+    ]
 
 
 async def test_a_new_store_has_no_trace_of_them(serve: Serve, storage: Storage) -> None:

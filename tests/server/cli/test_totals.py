@@ -9,7 +9,7 @@ from homeport.server.apis.leaderboard.documents import MONTHS, TOTALS, USERS, Ro
 from homeport.server.apis.leaderboard.ledger import Ledger
 from homeport.server.apis.leaderboard.upgrading import DAYS
 from homeport.storage import Delete, Put, Storage
-from homeport.storage.times import parse_time
+from homeport.storage.times import format_time, parse_time
 
 from .commands import finding, on_store, run
 
@@ -72,13 +72,43 @@ def test_the_cure_is_named(url: str) -> None:
     assert "-> homeport check --repair-totals" in run("check").stdout
 
 
-def test_those_of_an_earlier_version_are_left_to_the_next_start(url: str) -> None:
+@pytest.mark.parametrize(
+    ("day", "level", "message"),
+    [
+        pytest.param(
+            {"rows": [], "byArrival": f"2025-12-21/{format_time(NOW)}"},
+            "note",
+            "they are of an earlier version; a start brings them up to date",
+            id="whole",
+        ),
+        pytest.param(
+            {"rows": [7]},
+            "fatal",
+            "leaderboard_days/alice 2025-12-21 cannot be read: KeyError('byArrival')",
+            id="broken",
+        ),
+    ],
+)
+def test_those_of_an_earlier_version_are_left_to_the_next_start(
+    url: str, day: dict[str, Any], level: str, message: str
+) -> None:
     async def fill_as_it_was(storage: Storage) -> None:
-        await storage.commit([Put(DAYS, "alice 2025-12-21", {"rows": []})])
+        await storage.commit([Put(DAYS, "alice 2025-12-21", day)])
 
     on_store(url, [DAYS], fill_as_it_was)
-    told = (0, "note", "they are of an earlier version; a start brings them up to date")
-    assert finding("totals", "--repair-totals") == told
+    assert finding("totals", "--repair-totals") == (int(level == "fatal"), level, message)
+
+
+def test_an_entry_that_cannot_be_read_is_named(url: str, maybe_a_server: None) -> None:
+    async def damage(storage: Storage) -> None:
+        await storage.commit([Put(MONTHS, "bob 2025-12", {"days": {"2025-12-21": [1, [["?"]]]}})])
+
+    on_store(url, COLLECTIONS, fill)
+    on_store(url, COLLECTIONS, damage)
+    for arguments in ([], ["--repair-totals"]):
+        code, level, message = finding("totals", *arguments)
+        assert (code, level) == (1, "fatal")
+        assert message.startswith("leaderboard_months/bob 2025-12 cannot be read: ")
 
 
 def test_a_store_that_is_not_there_is_not_made(url: str, folder: Path) -> None:
