@@ -1,4 +1,4 @@
-"""storage/checkpoint.py: at whatever step a disk fails, a process is killed or the power is lost, nothing is."""
+"""storage/file/checkpoint.py: at whatever step a disk fails, a process is killed or the power is lost, nothing is."""
 
 from __future__ import annotations
 

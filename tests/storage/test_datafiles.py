@@ -1,4 +1,4 @@
-"""storage/datafiles.py: what people find in a store, what they may do to it, and what is refused."""
+"""storage/file/datafiles.py: what people find in a store, what they may do to it, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""storage/file.py: a store in a folder, whatever its disk, its files and its process come to."""
+"""storage/file/: a store in a folder, whatever its disk, its files and its process come to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""storage/names.py: ids that no file system mixes up."""
+"""storage/file/names.py: ids that no file system mixes up."""
 
 import re
 from pathlib import Path

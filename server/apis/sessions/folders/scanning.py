@@ -20,7 +20,7 @@ _TICKET = re.compile(r"([A-Z]+)-[0-9]+")
 
 
 class Found(NamedTuple):
-    """A ticket file. ``path``: below the tickets folder. ``stamp``: as `ticket_files.stamp` says."""
+    """A ticket file. ``path``: below the tickets folder. ``stamp``: as `files.stamp` says."""
 
     path: str
     external_id: str
