@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache, partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from .logs import http_log
 from .operation import Api
 from .ratelimit import Limiter
 from .routes import add_routes
+from .tasks import stop
 from .telemetry import Telemetry
 from .validation import Schemas
 
@@ -138,11 +139,5 @@ async def _run(app: web.Application, apis: Sequence[Api], core: Core) -> AsyncIt
             app[CONNECTIONS].watch(),
             core.telemetry.watch_loop(),
         ):
-            stack.push_async_callback(_stop, asyncio.create_task(work))
+            stack.push_async_callback(stop, asyncio.create_task(work))
         yield
-
-
-async def _stop(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

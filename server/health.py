@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from ..storage.times import SECOND, format_time
 from .errors import ServiceUnavailable
 from .keys import CLOCK, STORAGE
 from .request import Answer
+from .tasks import stop
 
 if TYPE_CHECKING:
     from .operation import Api
@@ -58,9 +59,7 @@ class _Question:
     async def close(self) -> None:
         """Asks no more."""
         if self._asking is not None:
-            self._asking.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._asking
+            await stop(self._asking)
 
 
 class Health:

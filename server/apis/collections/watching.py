@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
+
+from ...tasks import stop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -26,9 +28,7 @@ async def watching(registry: Registry) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await stop(task)
 
 
 async def _watch(registry: Registry) -> None:

@@ -6,13 +6,14 @@ import asyncio
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from .....storage import StorageError
 from ....errors import NotFound
 from ....keys import STORAGE
+from ....tasks import stop
 from ..records.projects import all_projects
 from .syncing import FOLDERS, TicketFolders
 
@@ -42,9 +43,7 @@ async def watching(app: web.Application) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await stop(task)
         folders.changed.set()  # which the thread looks at
         await asyncio.to_thread(thread.shutdown)
 

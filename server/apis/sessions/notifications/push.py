@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import web
@@ -15,6 +15,7 @@ from .....storage import Query, Record, walk
 from .....storage.times import SECOND
 from ....ids import new_id
 from ....keys import CLOCK, CONFIG, STORAGE
+from ....tasks import stop
 from ..texts import shortened
 from .devices import DEVICES, forget
 from .refusals import InvalidKey, Refused, Unreachable
@@ -159,9 +160,7 @@ async def pushing(app: web.Application) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        await stop(task)
 
 
 def _open(config: ApnsConfig) -> Apns:
