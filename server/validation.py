@@ -16,7 +16,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from ..storage.documents import decode
+from ..storage.documents import InvalidDocument, decode
 from ..storage.times import parse_time
 from .errors import Problem
 from .wording import explain_one
@@ -84,8 +84,15 @@ class Schemas:
 
     @cached_property
     def documents(self) -> dict[str, Any]:
-        """The files' contents in their order, by URI; read again for the first refusal or description."""
-        return self._read()
+        """The files' contents by URI, read again for the first refusal or description; in the files' order, unless
+        those are gone or have changed since, as where another version was installed over a server that runs."""
+        resolver = self.registry.resolver("")
+        compiled = {uri: resolver.lookup(uri).contents for uri in self._files}
+        try:
+            documents = self._read()
+        except (OSError, InvalidDocument):
+            return compiled
+        return documents if documents == compiled else compiled
 
     def _read(self) -> dict[str, Any]:
         return {uri: decode(file.read_bytes()) for uri, file in self._files.items()}

@@ -138,6 +138,27 @@ NESTED = {
 }
 
 
+@pytest.mark.parametrize(
+    "becomes",
+    [
+        pytest.param(None, id="gone"),
+        pytest.param(b"{", id="half written"),
+        pytest.param(b'{"$defs": {"Renamed": {"minimum": 9}}}', id="another version's"),
+    ],
+)
+def test_a_file_that_does_not_stay_as_it_was(tmp_path: Path, becomes: bytes | None) -> None:
+    """A new version may be installed over a server that runs: it goes on with what it began with."""
+    file = tmp_path / "x.json"
+    file.write_text(json.dumps({"$defs": {"X": {"$ref": "#/$defs/Count"}, "Count": {"type": "integer", "minimum": 0}}}))
+    checker = Schemas(tmp_path).checker("x#/$defs/X")
+    if becomes is None:
+        file.unlink()
+    else:
+        file.write_bytes(becomes)
+    [problem] = checker.problems(-1)
+    assert problem.message == "must be an integer of at least 0"
+
+
 def test_every_problem_names_its_field(check: Check) -> None:
     assert check(NESTED, {}) == [("usage", "is required"), ("entries", "is required")]
     assert check(NESTED, {"usage": {"x": 1}, "entries": [0, -1, "a"]}) == [
