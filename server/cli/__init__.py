@@ -39,7 +39,7 @@ class _Cli(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         # Click compares a misspelt one with all that it has.
-        wanted = {cmd_name} if cmd_name in _MODULES else set(_MODULES)
+        wanted = {cmd_name} if cmd_name in self.list_commands(ctx) else _MODULES.keys()
         for name in wanted - self.commands.keys():
             self.add_command(getattr(import_module(_MODULES[name], __name__), name))
         return super().get_command(ctx, cmd_name)

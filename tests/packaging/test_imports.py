@@ -59,6 +59,13 @@ def packages(modules: set[str]) -> set[str]:
     return {module.partition(".")[0] for module in modules} - sys.stdlib_module_names
 
 
+def test_a_command_loads_no_other(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", SERVE, "example-config"], cwd=tmp_path, check=True, capture_output=True)
+    loaded = json.loads((tmp_path / "modules").read_text())
+    assert "homeport.server.cli" in loaded
+    assert not {f"homeport.server.cli.{name}" for name in ("backup", "check", "serve", "users")} & set(loaded)
+
+
 def test_the_package_itself_loads_nothing() -> None:
     modules = loaded_by("homeport")
     assert packages(modules) == {"homeport"}
