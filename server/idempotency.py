@@ -7,10 +7,11 @@ commit; they are consecutive, so that an answer counts them from the version of 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from hashlib import sha256
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from aiohttp import web
 
@@ -33,6 +34,7 @@ MAX_KEY = 255
 KEPT_FOR = DAY
 _RETRY_SECONDS = 1
 
+_T = TypeVar("_T")
 Text = Sequence[str | int]
 """Parts of a text; a number n stands for the version of a commit's n-th write, of those that took one, from 1 on."""
 
@@ -63,6 +65,7 @@ class Once:
         self._now = now
         self._id = id
         self._request = request
+        self._committing: asyncio.Task[Any] | None = None
 
     async def commit(self, draft: Draft, writes: Sequence[Write]) -> Answer:
         """Does the writes, in one commit with what remembers the answer, and gives that. Raises `Conflict`."""
@@ -71,20 +74,46 @@ class Once:
             first = next((version for version in commit.versions if version), commit.version + 1)
             return draft.answer(first - 1)
         try:
-            commit = await self._storage.commit([self._kept(self._id, draft), *writes])
+            commit = await self.finish(self._storage.commit([self._kept(self._id, draft), *writes]))
         except Conflict as conflict:
             conflict.index -= 1  # as the caller counts
             raise
         return draft.answer(commit.versions[0])
 
     def remember(self, answer: Answer) -> list[Write]:
-        """What remembers an answer without versions in it, to be written in the commit of its effect; nothing, where
-        the request has no key."""
+        """What remembers an answer without versions in it, to be written in the commit of its effect, which is to
+        `finish`; nothing, where the request has no key."""
         if self._id is None:
             return []
         body = answer.body if isinstance(answer.body, bytes) else encode(answer.body)
         headers = {name: [value] for name, value in (answer.headers or {}).items()}
         return [self._kept(self._id, Draft(answer.status, headers, [body.decode()], answer.content_type))]
+
+    async def keep(self, answer: Answer) -> None:
+        """Remembers an answer whose effect is elsewhere, or that has none."""
+        if writes := self.remember(answer):
+            await self.finish(self._storage.commit(writes))
+
+    async def finish(self, committing: Coroutine[Any, Any, _T]) -> _T:
+        """What a commit comes to. It is finished where nobody waits for it any more, as it may be in any case; until
+        then, the key is one that is running."""
+        if self._id is None:
+            return await committing
+        self._committing = asyncio.create_task(committing, name="idempotent commit")
+        return await asyncio.shield(self._committing)
+
+    def when_finished(self, call: Callable[[], None]) -> None:
+        """Calls when no commit is under way any more: now, unless who waited for it was cancelled."""
+
+        def finished(task: asyncio.Task[Any]) -> None:
+            if not task.cancelled():
+                task.exception()  # nobody is there to take it
+            call()
+
+        if self._committing is None or self._committing.done():
+            call()
+        else:
+            self._committing.add_done_callback(finished)
 
     def _kept(self, id: str, draft: Draft) -> Put:
         until = format_time(self._now + KEPT_FOR)
@@ -127,12 +156,13 @@ class Idempotency:
                 status=HTTPStatus.CONFLICT,
                 headers={"Retry-After": str(_RETRY_SECONDS)},
             )
+        same = _hash(request.raw.method.encode(), request.raw.rel_url.raw_path.encode(), content)
+        once = Once(self._storage, request.now, id, same)
         self._running.add(id)
         try:
-            same = _hash(request.raw.method.encode(), request.raw.rel_url.raw_path.encode(), content)
-            return await self._answered(id, same) or await act(Once(self._storage, request.now, id, same))
+            return await self._answered(id, same) or await act(once)
         finally:
-            self._running.discard(id)
+            once.when_finished(lambda: self._running.discard(id))
 
     async def _answered(self, id: str, request: str) -> Answer | None:
         record = (await self._storage.get(ANSWERS, [id])).get(id)

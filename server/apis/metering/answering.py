@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 async def once(request: ApiRequest, content: bytes, act: Callable[[Once], Awaitable[Answer]]) -> Answer:
     """What ``act`` answers or, where a request with this key and ``content`` was answered, that answer.
 
-    ``act`` writes `Once.remember` of its answer in the commit of its effect; what it raises is not remembered, but for
-    `InsufficientTokens`. Raises as `Idempotency.run` does.
+    ``act`` writes `Once.remember` of its answer in the commit of its effect, which is to `Once.finish`; what it raises
+    is not remembered, but for `InsufficientTokens`. Raises as `Idempotency.run` does.
     """
     caller: Licensee = request.caller
 
@@ -29,8 +29,7 @@ async def once(request: ApiRequest, content: bytes, act: Callable[[Once], Awaita
             return await act(once)
         except InsufficientTokens as error:
             answer = api.envelope(error, request)
-            if writes := once.remember(answer):
-                await request.storage.commit(writes)
+            await once.keep(answer)
             return answer
 
     return await request.app[IDEMPOTENCY].run(request, content, attempt, f"profile {caller.user_id}")

@@ -39,8 +39,7 @@ async def create_checkout(request: ApiRequest) -> Answer:
 
     async def act(first: Once) -> Answer:
         answer = Answer({"success": True, "checkout_url": await _page(request, caller.user_id, wanted)})
-        if writes := first.remember(answer):
-            await request.storage.commit(writes)
+        await first.keep(answer)
         return answer
 
     return await once(request, encode(wanted), act)

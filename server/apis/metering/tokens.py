@@ -79,10 +79,10 @@ async def consume(request: ApiRequest) -> Answer:
     tokens, description = int(request.document["tokens_amount"]), request.document.get("description", "")
 
     async def act(once: Once) -> Answer:
-        entry = await request.app[LEDGER].consume(
+        consuming = request.app[LEDGER].consume(
             caller.user_id, tokens, description, lambda entry: once.remember(_consumed(entry))
         )
-        return _consumed(entry)
+        return _consumed(await once.finish(consuming))
 
     return await once(request, encode([tokens, description]), act)
 

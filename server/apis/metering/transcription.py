@@ -199,7 +199,7 @@ async def _transcribe(
         text = await transcriber.transcribe(engine, file, audio, fields)
         answer = _transcribed(text, seconds, reservation)
         used = event("transcription", reservation, seconds, request.now)
-        await ledger.settle(reservation, [used, *once.remember(answer)])
+        await once.finish(ledger.settle(reservation, [used, *once.remember(answer)]))
     except AlreadyDone as error:
         log.error("a transcription took so long that its tokens were given back")
         raise _failed() from error
