@@ -1,4 +1,4 @@
-"""storage/file/journal.py and sealed.py: what is whole is read, what is torn is cut away, what is damaged is refused."""
+"""storage/file/journal.py, sealed.py: what is whole is read, what is torn is cut away, what is damaged is refused."""
 
 import errno
 import re
