@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from hashlib import sha256
@@ -416,6 +417,24 @@ def payload_of(message: Message) -> bytes:
     """The text of a message, after the head of its frame."""
     frame = message.frame("envelope")
     return frame[{126: 4, 127: 10}.get(frame[1], 2) :]
+
+
+async def test_one_that_nobody_waits_for_any_more_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    spawn, spawned, go_on = terminal_module._spawn, threading.Event(), threading.Event()
+
+    def slowly(*given: Any) -> Any:
+        made = spawn(*given)
+        spawned.set()
+        go_on.wait(30)
+        return made
+
+    monkeypatch.setattr(terminal_module, "_spawn", slowly)
+    opening = asyncio.create_task(Terminal.open(("sleep", "60"), 80, 24))
+    await asyncio.to_thread(spawned.wait, 30)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    go_on.set()
 
 
 async def test_what_cannot_be_run_leaves_nothing() -> None:

@@ -40,7 +40,17 @@ class Terminal:
     @classmethod
     async def open(cls, command: Sequence[str], columns: int, rows: int) -> Terminal:
         """Starts a command. Raises OSError."""
-        return cls(*await asyncio.to_thread(_spawn, command, columns, rows))
+        spawning = asyncio.create_task(asyncio.to_thread(_spawn, command, columns, rows), name="terminal's process")
+        try:
+            return cls(*await asyncio.shield(spawning))
+        except asyncio.CancelledError:
+            spawning.add_done_callback(cls._abandon)  # a thread goes on
+            raise
+
+    @classmethod
+    def _abandon(cls, spawning: asyncio.Task[tuple[int, subprocess.Popen[bytes]]]) -> None:
+        if not spawning.cancelled() and spawning.exception() is None:
+            cls(*spawning.result()).close()
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         code = self._process.wait()
