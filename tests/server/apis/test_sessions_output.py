@@ -256,6 +256,14 @@ def test_who_does_not_keep_up_is_told(tmp_path: Path) -> None:
     assert told == b"\r\n[994 bytes of output were not kept]\r\nlater\n"
 
 
+def test_what_cannot_be_read_is_not_kept_open(tmp_path: Path) -> None:
+    segment = tmp_path / f"{0:020}"
+    segment.mkdir()
+    with pytest.raises(IsADirectoryError):
+        load(tmp_path)
+    assert str(segment) not in [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+
+
 def test_one_that_begins_again_goes_on_after_the_one_before(tmp_path: Path) -> None:
     for words in (b"one\n", b"two\n", b"", b"three\n", b"four\n"):
         process = keep(tmp_path)

@@ -158,6 +158,19 @@ async def test_sessions_that_tmux_does_not_have(desk: Desk) -> None:
 
 
 @on_memory
+async def test_an_output_folder_that_is_none_any_more(desk: Desk) -> None:
+    """A server starts, knows its sessions, and sees them end; how they ended nobody can tell it."""
+    session = await desk.start()
+    output = desk.folder / "output"
+    output.rename(desk.folder / "elsewhere")
+    output.write_text("")
+    await desk.restart()
+    assert (await desk.session(session["id"]))["status"] == "running"
+    await desk.type(session["id"], "exit 0")
+    assert (await desk.ended(session["id"]))["status"] == "error"
+
+
+@on_memory
 async def test_a_server_that_is_killed_between_ticket_and_session(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """The ticket is in review, and the session not known to have ended: whoever finds it tells of it, once."""
     tickets = desk.repo / "docs" / "jira-tickets"

@@ -491,6 +491,26 @@ async def test_a_window_that_opened_untold(desk: Desk, monkeypatch: pytest.Monke
     assert (await desk.ended(session["id"]))["status"] == "completed"
 
 
+async def test_a_start_that_is_cancelled(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left that is said to run, nor anything that tmux could run later."""
+    project, reached = await desk.project(), asyncio.Event()
+
+    async def open_(*_: Any, **where: Any) -> Pane:
+        reached.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(Tmux, "open", open_)
+    starting = asyncio.create_task(desk.server.app[runner.RUNNER].start(project))
+    await reached.wait()
+    starting.cancel()
+    with suppress(asyncio.CancelledError):
+        await starting
+    [session] = await desk.call("GET", "/sessions")
+    assert (await desk.ended(session["id"]))["status"] == "error"
+    assert not (desk.folder / "output" / session["id"] / "launch.json").exists()
+
+
 @pytest.mark.parametrize("how", ["it is told to end", "SIGKILL"])
 async def test_what_keeps_the_output_ends(desk: Desk, how: str) -> None:
     session = await desk.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,9 @@ class Ends:
             if self.active.get(id) is None:
                 self.active.add(id)
                 await self.active.follow(id)
-                # Were it begun only now, nobody would know of it.
-                await asyncio.to_thread(withdraw, self.active.folder(id))
+                # Were it begun only now, nobody would know of it. Who cannot remove it cannot begin it either.
+                with suppress(OSError):
+                    await asyncio.to_thread(withdraw, self.active.folder(id))
         panes = await self._tmux.panes() if known else {}
         updated = 0
         for session in known:

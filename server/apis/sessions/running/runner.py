@@ -109,6 +109,9 @@ class Runner:
         id = new_id()
         try:
             return await self._start(id, project, ticket, prompt)
+        except BaseException:
+            self.ends.look_after(id)  # if anything is left of it
+            raise
         finally:
             self.ends.started(id)
 
@@ -126,9 +129,12 @@ class Runner:
         try:
             session.pane = await self._open(id, project, prompt, window)
         except ApiError:
-            self._active.release(id)
             await self._app[STORAGE].commit([Delete(SESSIONS, id)])
-            await asyncio.to_thread(remove_folder, self._active.folder(id))
+            await self.forget([id])
+            raise
+        except BaseException:
+            with suppress(OSError):
+                await asyncio.to_thread(launch.withdraw, self._active.folder(id))  # tmux may yet open the window
             raise
         if session.pane is None:
             self.ends.look_after(id)
@@ -250,6 +256,12 @@ class Runner:
             if before in ACTIVE and before != status:
                 await change_session(self._app, session_id, {"status": status})
                 self._app[EVENTS].status_changed(session_id, before, status, waiting_reason)
+
+    async def forget(self, ids: Sequence[str]) -> None:
+        """Removes what sessions printed that are kept no longer."""
+        for id in ids:
+            self._active.release(id)
+            await asyncio.to_thread(remove_folder, self._active.folder(id))
 
     async def _get(self, session_id: str) -> dict[str, Any]:
         return await documents.get(self._app[STORAGE], SESSIONS, session_id)

@@ -69,7 +69,11 @@ class Tail:
 def load(folder: Path) -> tuple[Output, Tail]:
     """What is kept of a session's output, and where it goes on. Raises OSError."""
     tail = Tail(folder)
-    data = b"".join(iter(tail.read, b""))
+    try:
+        data = b"".join(iter(tail.read, b""))
+    except BaseException:
+        tail.close()
+        raise
     begin = len(data)
     for _ in range(MAX_LINES + 1):
         begin = data.rfind(b"\n", 0, begin)

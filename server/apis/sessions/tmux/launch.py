@@ -36,10 +36,11 @@ def is_waiting(folder: Path) -> bool:
 
 
 def exit_status(folder: Path) -> int | None:
-    """The status that a session's command ended with; None where it was killed, or its window closed."""
+    """The status that a session's command ended with; None where it was killed, or its window closed, or nobody can
+    read it."""
     try:
         return int((folder / _STATUS).read_text())
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return None
 
 
