@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uuid_utils import uuid7
 
+from homeport.server.apis.sessions.records import documents
 from homeport.server.apis.sessions.records.projects import PROJECTS
 from homeport.server.apis.sessions.records.sessions import SESSIONS
 from homeport.server.apis.sessions.records.tickets import TICKETS
@@ -23,7 +24,7 @@ from homeport.storage import Put
 
 from .apns import KEY_ID, TEAM_ID, TOPIC, Say, p8, push_service
 from .conftest import NOW, Answer, Serve, Served, on_memory, user_key
-from .sessions_kit import OpenDesk
+from .sessions_kit import OpenDesk, until
 
 CLAUDE = "eb5b0174-0555-4601-804e-672d68069c89"
 OTHER_CLAUDE = "11111111-2222-4333-8444-555555555555"
@@ -512,6 +513,22 @@ async def test_claudes_session_goes_on_under_another_id(
         await hooked.told(name, session, session_id=claude, **more)
     await hooked.told("Stop", session, session_id=OTHER_CLAUDE)
     assert await hooked.status(session) == "paused"
+
+
+@on_memory
+async def test_one_that_waits_its_turn_while_its_session_ends_changes_nothing(hooked: Hooked) -> None:
+    session, storage = await hooked.session(ticket=True), hooked.server.storage
+
+    async def known() -> bool:
+        return (await documents.get(storage, SESSIONS, session)).get("claude_session_id") == CLAUDE
+
+    async with storage.locks.hold([f"hooks of session {session}"]):
+        telling = asyncio.create_task(hooked.told("Stop", session))
+        await until(known)
+        await documents.change(storage, SESSIONS, session, {"status": "completed"})
+    await telling
+    assert await hooked.ticket_state() == "in_progress"
+    assert await hooked.notifications() == []
 
 
 @on_memory

@@ -143,6 +143,8 @@ async def _holding(storage: Storage, folder: str) -> list[dict[str, Any]]:
 async def _take(app: web.Application, session_id: str, event: Mapping[str, Any]) -> None:
     runner, name = app[RUNNER], event["hook_event_name"]
     session = await documents.get(app[STORAGE], SESSIONS, session_id)
+    if session["status"] not in ACTIVE:  # it has ended while another hook had its turn
+        return
     if "transcript_path" in event:
         await _measure(app, session, event["transcript_path"])
     if name in _AT_WORK:
@@ -186,8 +188,8 @@ async def _measure(app: web.Application, session: Mapping[str, Any], path: str) 
 
 async def _pause(app: web.Application, session: Mapping[str, Any], reason: str, *, told: bool = False) -> None:
     """The session waits for input. That is told of a session that did not wait already, unless something else is."""
-    await app[RUNNER].set_status(session["id"], "paused", waiting_reason=reason)
-    if session["status"] != "paused" and not told:
+    waits = await app[RUNNER].set_status(session["id"], "paused", waiting_reason=reason)
+    if waits and session["status"] != "paused" and not told:
         await _tell(app, session, "waiting_input", reason, "Waiting for input")
 
 

@@ -249,13 +249,15 @@ class Runner:
         await self.ends.conclude(session_id, None, stopped=True)
         return await self._get(session_id)
 
-    async def set_status(self, session_id: str, status: str, *, waiting_reason: str | None = None) -> None:
-        """Says whether a session is `running` or `paused`, that is, waits for input; one that has ended stays so."""
+    async def set_status(self, session_id: str, status: str, *, waiting_reason: str | None = None) -> bool:
+        """Says whether a session is `running` or `paused`, that is, waits for input; one that has ended stays so.
+        Whether it is so now."""
         async with changing_status(self._app[STORAGE], session_id):
             before = (await self._get(session_id))["status"]
             if before in ACTIVE and before != status:
                 await change_session(self._app, session_id, {"status": status})
                 self._app[EVENTS].status_changed(session_id, before, status, waiting_reason)
+            return before in ACTIVE
 
     async def forget(self, ids: Sequence[str]) -> None:
         """Removes what sessions printed that are kept no longer."""
