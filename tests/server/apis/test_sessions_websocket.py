@@ -119,6 +119,17 @@ async def test_who_subscribes_to_a_session_that_is_starting_hears_it(
 async def test_subscribing_again_begins_again(sessions: Steered) -> None:
     id = await sessions.start()
     async with connect(sessions.server) as socket:
+@on_memory
+async def test_one_that_begins_is_told_with_a_status_that_clients_know(sessions: Steered) -> None:
+    async with connect(sessions.server) as socket:
+        await socket.envelope("ping")
+        assert (await socket.next())["type"] == "pong"
+        id = await sessions.start()
+        payload = (await socket.until("session:status"))["payload"]
+        told = {"sessionId": id, "previousStatus": "running", "newStatus": "running"}
+        assert payload == told | {"timestamp": payload["timestamp"]}
+
+
         await subscribe(socket, id)
         await socket.printed("ready\n")
         await subscribe(socket, id)

@@ -139,7 +139,7 @@ class Runner:
         if session.pane is None:
             self.ends.look_after(id)
         started = await change_session(self._app, id, {"pane_id": session.pane and session.pane.pane_id})
-        self._app[EVENTS].status(id, "", "running")
+        self._app[EVENTS].status(id, "running", "running")  # no client knows a status of what was not there
         return started
 
     async def _write_down(self, id: str, project: dict[str, Any], ticket: dict[str, Any] | None) -> None:
