@@ -8,6 +8,7 @@ import statistics
 import sys
 import threading
 import time
+import weakref
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,10 @@ from homeport.server.apis.sessions import messages
 from homeport.server.apis.sessions.events import EVENTS
 from homeport.server.apis.sessions.live import websocket
 from homeport.server.apis.sessions.live.commands import hear
+from homeport.server.apis.sessions.running import active
 from homeport.server.apis.sessions.tmux import following
+from homeport.server.apis.sessions.tmux.following import Tail
+from homeport.server.apis.sessions.tmux.output import Output
 from homeport.server.errors import ApiError
 from homeport.storage.documents import encode
 
@@ -116,10 +120,6 @@ async def test_who_subscribes_to_a_session_that_is_starting_hears_it(
 
 
 @on_memory
-async def test_subscribing_again_begins_again(sessions: Steered) -> None:
-    id = await sessions.start()
-    async with connect(sessions.server) as socket:
-@on_memory
 async def test_one_that_begins_is_told_with_a_status_that_clients_know(sessions: Steered) -> None:
     async with connect(sessions.server) as socket:
         await socket.envelope("ping")
@@ -130,6 +130,10 @@ async def test_one_that_begins_is_told_with_a_status_that_clients_know(sessions:
         assert payload == told | {"timestamp": payload["timestamp"]}
 
 
+@on_memory
+async def test_subscribing_again_begins_again(sessions: Steered) -> None:
+    id = await sessions.start()
+    async with connect(sessions.server) as socket:
         await subscribe(socket, id)
         await socket.printed("ready\n")
         await subscribe(socket, id)
@@ -155,6 +159,39 @@ async def test_an_ended_session_shows_what_it_printed(sessions: Steered) -> None
         assert (await socket.next())["payload"]["code"] == "CONFLICT"
         await socket.envelope("session:keys", sessionId=id, keys="no-such-key")
         assert (await socket.next())["payload"]["code"] == "INVALID_MESSAGE"
+
+
+@on_memory
+async def test_what_an_ended_session_printed_does_not_stay_in_memory(
+    sessions: Steered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = await sessions.start()
+    await sessions.desk.type(id, "bye")
+    await sessions.desk.ended(id)
+    read: list[weakref.ref[Output]] = []
+
+    def watched(folder: Path) -> tuple[Output, Tail]:
+        found, tail = following.load(folder)
+        read.append(weakref.ref(found))
+        return found, tail
+
+    monkeypatch.setattr(active, "load", watched)
+
+    async def released() -> bool:
+        await sessions.desk.lines(id)
+        return bool(read)
+
+    await until(released)
+    async with connect(sessions.server) as socket:
+        read.clear()
+        await subscribe(socket, id)
+        assert "ready" in text_of(await socket.next())
+        await socket.flat("ping")
+        assert (await socket.next())["type"] == "pong"
+        assert [output() for output in read] == [None]
+        await socket.flat("unsubscribe", sessionId=id)
+        await socket.flat("ping")
+        assert (await socket.next())["type"] == "pong"
 
 
 @on_memory

@@ -20,13 +20,13 @@ from ..events import EVENTS
 from ..messages import Dialect
 from ..running.runner import RUNNER
 from ..tmux.keys import keys_of
+from ..tmux.output import Output
 from .commands import Command, Input, Keys, Ping, PtyAttach, PtyData, PtyDetach, PtyResize, Subscribe, Unsubscribe, hear
 from .terminals import Terminals
 
 if TYPE_CHECKING:
     from ....request import ApiRequest
     from ....streams import SocketStream
-    from ..tmux.output import Output
 
 MAX_CLIENTS = 500
 """An event is written to all of them in one turn of the loop."""
@@ -183,7 +183,10 @@ class _Subscription:
 
     def begin(self) -> Iterator[str]:
         """The kept text, in pieces, at least one; nothing that comes from now on is missed."""
-        return _pieces(self._output.attach(self._heard))
+        kept = self._output.attach(self._heard)
+        if self._output.complete:
+            self._output = Output()  # of many sessions that have ended, all that they printed would stay in memory
+        return _pieces(kept)
 
     async def catch_up(self, pieces: Iterator[str]) -> None:
         """Sends the pieces as the client takes them, then what came meanwhile; after that, what comes as it does."""

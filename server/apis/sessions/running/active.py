@@ -73,6 +73,7 @@ class ActiveSessions:
         except FileNotFoundError:
             return Output()
         tail.close()
+        output.complete = True
         return output
 
     def release(self, id: str) -> None:

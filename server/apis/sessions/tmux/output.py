@@ -21,6 +21,8 @@ class Output:
     """The last lines of a session, as plain text."""
 
     def __init__(self) -> None:
+        self.complete = False
+        """Whether nothing comes any more."""
         self._text = PlainText()
         self._lines: deque[str] = deque()
         self._characters = 0
