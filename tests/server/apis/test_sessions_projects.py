@@ -87,6 +87,23 @@ async def test_a_project_with_a_running_session_stays(desk: Desk) -> None:
     await desk.call("DELETE", f"/projects/{made['id']}", 204)
 
 
+@on_memory
+async def test_a_project_takes_its_sessions_and_what_they_printed_with_it(desk: Desk) -> None:
+    made = await desk.project()
+    other = await desk.project(name="Other", repoPath=str(desk.folder))
+    kept = await desk.start(project=other)
+    session = await desk.start(project=made)
+    await desk.type(session["id"], "exit 1")
+    await desk.ended(session["id"])
+    await desk.call("DELETE", f"/projects/{made['id']}", 204)
+    assert [one["id"] for one in await desk.call("GET", "/sessions")] == [kept["id"]]
+    await desk.call("GET", f"/sessions/{session['id']}", 404)
+    await desk.call("GET", f"/sessions/{session['id']}/output", 404)
+    assert [path.name for path in (desk.folder / "output").iterdir()] == [kept["id"]]
+    [told] = (await desk.call("GET", "/notifications"))["data"]
+    assert (told["session_id"], told["session"]) == (session["id"], None)
+
+
 async def test_lists_are_newest_first_and_paged_where_asked(desk: Desk) -> None:
     made = []
     for number in range(5):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Final
 
-from .....storage import ABSENT, Conflict, Delete, DeleteWhere, Filter, Put, Query, Storage, retry
+from .....storage import ABSENT, Conflict, Delete, DeleteWhere, Filter, Put, Query, Storage, retry, walk
 from .....storage.records import is_text
 from .....storage.times import format_time
 from ....errors import ApiError, InvalidBody, Problem
@@ -19,8 +19,9 @@ from ..folders.files import contained
 from ..folders.syncing import FOLDERS
 from ..records import documents
 from ..records.projects import PROJECTS, show_project
-from ..records.sessions import active_sessions, show_sessions
+from ..records.sessions import ACTIVE, SESSIONS, active_sessions, show_sessions
 from ..records.tickets import STATES, TICKETS, TRANSITIONS, tickets_of
+from ..running.runner import RUNNER
 from .paging import listed
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ async def project_details(request: ApiRequest) -> dict[str, Any]:
     found = await documents.get(request.storage, PROJECTS, request.path["id"])
     await request.app[FOLDERS].read(found["id"])
     counts = [await request.storage.count(tickets_of(found["id"], Filter("state", "==", state))) for state in STATES]
-    running = (await _active(request.storage, found["id"]))[:1]
+    running = (await active_sessions(request.storage, Filter("project_id", "==", found["id"])))[:1]
     return {
         **show_project(found),
         "ticket_counts": dict(zip(STATES, counts, strict=True)),
@@ -115,28 +116,25 @@ async def change_project(request: ApiRequest) -> dict[str, Any]:
 
 @api.delete("/api/projects/{id}", params="sessions#/$defs/Id", returns={204: None}, errors=(404, 409), auth=caller)
 async def delete_project(request: ApiRequest) -> Answer:
-    """Removes a project with its tickets and their history, in one commit; their files stay."""
+    """Removes a project with its tickets, their history and its sessions, in one commit, and then what those printed;
+    the repository stays as it is."""
     id = request.path["id"].lower()
+    its = (Filter("project_id", "==", id),)
 
-    async def attempt() -> None:
+    async def attempt() -> list[str]:
         record = await documents.find(request.storage, PROJECTS, id)
-        if await _active(request.storage, id):
+        sessions = [record async for record in walk(request.storage, Query(SESSIONS, its))]
+        if any(session.decode()["status"] in ACTIVE for session in sessions):
             raise ApiError("The project has sessions that have not ended", status=409)
-        await request.storage.commit(
-            [
-                Delete(PROJECTS, id, record.version),
-                *(DeleteWhere(Query(kept, (Filter("project_id", "==", id),))) for kept in (TICKETS, TRANSITIONS)),
-            ]
-        )
+        what_it_has = (DeleteWhere(Query(kept, its)) for kept in (TICKETS, TRANSITIONS, SESSIONS))
+        await request.storage.commit([Delete(PROJECTS, id, record.version), *what_it_has])
+        return [session.id for session in sessions]
 
     async with request.app[FOLDERS].hold(id):
-        await retry(request.storage, [documents.lock(PROJECTS, id)], attempt)
+        ended = await retry(request.storage, [documents.lock(PROJECTS, id)], attempt)
         request.app[FOLDERS].forget(id)
+    await request.app[RUNNER].forget(ended)
     return Answer(status=204)
-
-
-async def _active(storage: Storage, id: str) -> list[dict[str, Any]]:
-    return await active_sessions(storage, Filter("project_id", "==", id))
 
 
 def _members(document: Mapping[str, Any]) -> dict[str, Any]:
