@@ -17,7 +17,7 @@ from .notifications import devices, inbox  # noqa: F401  # declare theirs
 from .notifications.push import pushing
 from .projects import contents, projects, reviews, tickets  # noqa: F401  # declare theirs
 from .running import hooks, retention, sessions  # noqa: F401  # declare theirs
-from .running.runner import RUNNER, Runner
+from .running.runner import RUNNER, SessionRunner
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -29,7 +29,7 @@ async def _lifespan(app: web.Application) -> AsyncIterator[None]:
     app[EVENTS] = Events(app[CLOCK])
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(pushing(app))
-        app[RUNNER] = runner = Runner(app)
+        app[RUNNER] = runner = SessionRunner(app)
         app[TMUX] = runner.tmux.available
         await stack.enter_async_context(runner.running_in())
         await stack.enter_async_context(watching(app))

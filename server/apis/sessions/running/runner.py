@@ -53,7 +53,7 @@ class Ended(ApiError):
         super().__init__("The session has ended", status=409)
 
 
-class Runner:
+class SessionRunner:
     """The sessions of an application. Methods that name a session raise `NotFound` where there is none, and
     `TmuxUnavailable` where tmux is needed and away."""
 
@@ -298,7 +298,7 @@ class Runner:
         return None if session is None else session.pane
 
 
-RUNNER = web.AppKey("sessions_runner", Runner)
+RUNNER = web.AppKey("sessions_runner", SessionRunner)
 
 
 def _kill_group(leader: int) -> None:
