@@ -29,7 +29,7 @@ _COLOURS = {"ok": "green", "note": "cyan", "warning": "yellow", "fatal": "red"}
 @json_option
 @help_option
 def check(config_file: str | None, storage: str | None, repair_totals: bool, as_json: bool) -> None:
-    """Look for what stands in the way, and name its cure; on a running server's store too."""
+    """Look for what stands in the way, and name its cure. A server may run on the store."""
     found = _check(config_file, storage, repair_totals)
     fatal = any(finding.level == "fatal" for finding in found)
     if as_json:

@@ -37,7 +37,7 @@ T = TypeVar("T")
 @json_option
 @help_option
 def copy(source_url: str, target_url: str, dry_run: bool, as_json: bool) -> None:
-    """Copy all data to another back end, versions kept, and compare."""
+    """Copy all data, with its versions, to another back end. Both are compared afterwards."""
     source, target = _named("--from", source_url), _named("--to", target_url)
     must_exist(source)
     if source.path is not None and target.path is not None and _real(source.path) == _real(target.path):

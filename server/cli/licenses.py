@@ -100,7 +100,7 @@ def create(
 @json_option
 @help_option
 def list_(config_file: str | None, storage: str | None, as_json: bool) -> None:
-    """List all licenses, by their ids, which are no part of the keys."""
+    """List all licenses, by ids that are no part of the keys."""
 
     async def work(licenses: Licenses, ledger: Ledger) -> list[dict[str, Any]]:
         return [_describe(*found) async for found in licenses.list()]

@@ -21,7 +21,7 @@ from .options import BadConfig, Failure, config_option, configuration, help_opti
 @config_option
 @help_option
 def openapi(out: Path | None, config_file: str | None) -> None:
-    """Print the OpenAPI 3.1 document of the server that a configuration makes."""
+    """Print the OpenAPI 3.1 document of what would be served."""
     config = configuration(config_file)
 
     from ..app import create_app

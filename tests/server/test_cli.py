@@ -60,6 +60,7 @@ def test_every_command_has_help_and_an_example(path: tuple[str, ...], command: c
     assert "Example" in command.epilog
     assert command.help in " ".join(result.stdout.split())
     assert max(map(len, result.stdout.splitlines())) <= 80
+    assert [line for line in result.stdout.splitlines()[1:] if line.endswith("...")] == []  # cut short
 
 
 @pytest.mark.parametrize(("path", "command"), EVERY_COMMAND)
