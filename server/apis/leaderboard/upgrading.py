@@ -59,7 +59,7 @@ async def _pack(storage: Storage, username: str) -> int:
     count = sum(map(len, months.values()))
     ids = {period_id(username, month): days for month, days in months.items()}
     for id, record in (await storage.get(MONTHS, list(ids))).items():
-        # From a start that was interrupted, or synced to a server whose store a backup was restored into.
+        # From a start that was interrupted, or of before an earlier version had the store once more.
         for day, raw in read_days(record.document).items():
             since = read_day(raw)
             ids[id][day] = with_rows(ids[id].get(day), since.rows, day, since.arrival) or ids[id][day]

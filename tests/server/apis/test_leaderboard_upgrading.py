@@ -1,5 +1,6 @@
 """A store on which every day had a record: the first start packs them, and nobody notices."""
 
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -59,11 +60,7 @@ async def old(storage: Storage) -> Storage:
     return storage
 
 
-@pytest.mark.parametrize("interrupted", [False, True])
-async def test_the_days_of_an_earlier_version_are_packed(serve: Serve, old: Storage, interrupted: bool) -> None:
-    if interrupted:  # after alice's months were written, before anything else was
-        await old.declare(MONTHS)
-        await old.commit([Put(MONTHS, "alice 2025-12", {"days": {}})])
+async def test_the_days_of_an_earlier_version_are_packed(serve: Serve, old: Storage) -> None:
     board = await open_board(serve)
     cost = Decimal("9.3")
     assert await board.rows() == [
@@ -90,8 +87,49 @@ async def test_the_days_of_an_earlier_version_are_packed(serve: Serve, old: Stor
         assert await Ledger(old).audit(name, repair=False)
 
 
-async def test_what_was_synced_beside_them_is_kept(serve: Serve, old: Storage) -> None:
-    """To a server that ran when a backup was restored into its store."""
+async def test_a_start_that_was_killed_is_made_up_for(old: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any of its commits, or after it."""
+    await old.declare(MONTHS)
+    commit, left = old.commit, 0
+
+    async def commit_unless_killed(writes: Any) -> Any:
+        nonlocal left
+        if left == 0:
+            raise _Killed
+        left -= 1
+        done = await commit(writes)
+        if left == 0:
+            raise _Killed
+        left -= 1
+        return done
+
+    monkeypatch.setattr(old, "commit", commit_unless_killed)
+    for moment in range(12):
+        left = moment
+        with suppress(_Killed):
+            await pack_days(old)
+    monkeypatch.undo()
+    await pack_days(old)
+    assert [record.id for record in (await old.find(Query(MONTHS))).records] == [
+        "alice 2025-11",
+        "alice 2025-12",
+        "bob 2025-12",
+    ]
+    assert not (await old.find(Query(DAYS))).records
+    for name in ("alice", "bob"):
+        assert await Ledger(old).audit(name, repair=False)
+    assert [(day, len(kept.rows)) async for day, kept in Ledger(old).days("alice")] == [
+        ("2025-11-30", 1),
+        ("2025-12-21", 2),
+    ]
+
+
+class _Killed(Exception):
+    """What ends a start."""
+
+
+async def test_months_that_were_there_before_are_kept(serve: Serve, old: Storage) -> None:
+    """An earlier version had the store once more."""
     await old.declare(MONTHS)
     later, earlier = parse_time("2025-12-22T00:00:00Z"), parse_time("2025-12-01T00:00:00Z")
     entries = [
