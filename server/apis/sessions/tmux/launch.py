@@ -54,6 +54,7 @@ def withdraw(folder: Path) -> bool:
 
 
 def main(folder: Path) -> int:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would lose one that comes as the command begins
     with (folder / _LAUNCH).open(encoding="utf-8") as file:
         if not withdraw(folder):
             return _NOT_RUN
