@@ -11,8 +11,6 @@ from time import monotonic
 from homeport.server.apis.sessions.tmux import launch
 
 IN_TERMINAL = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY); os.execv(sys.argv[1], sys.argv[1:])"
-    "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
-)
 
 
 def interrupted(folder: Path, seconds: float) -> tuple[bytes, int]:
