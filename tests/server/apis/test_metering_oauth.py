@@ -19,7 +19,7 @@ from homeport.server.apis.metering.oauth.grants import GRANTS
 from homeport.server.apis.metering.oauth.signing import SigningKeys
 from homeport.server.config import load_config
 from homeport.server.testing.running import running
-from homeport.storage import Query
+from homeport.storage import Page, Query
 from homeport.storage.times import DAY, HOUR, MINUTE, SECOND
 
 from .authorized import (
@@ -688,6 +688,28 @@ async def test_of_a_license_so_many_grants_are_kept(app: App, monkeypatch: pytes
     assert refusal(await app.refresh(second)) == INVALID_GRANT
     for answer in (await app.redeem(code), await app.redeem(others), await app.refresh(first)):
         assert answer.status == 200
+
+
+async def test_one_that_is_used_while_another_begins_stays(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grants, "MAX_GRANTS", 2)
+    tokens = []
+    for _ in range(2):
+        tokens.append((await app.tokens())["refresh_token"])
+        app.shop.server.clock.advance(1)
+    oldest, later = tokens
+    storage = app.shop.server.storage
+    find, used = storage.find, list[Answer]()
+
+    async def find_and_use(query: Query) -> Page:
+        page = await find(query)
+        if query.collection is GRANTS and not used:
+            used.append(await app.refresh(oldest))
+        return page
+
+    monkeypatch.setattr(storage, "find", find_and_use)
+    await app.code()
+    assert (await app.refresh(used[0].json["refresh_token"])).status == 200
+    assert refusal(await app.refresh(later)) == INVALID_GRANT
 
 
 async def test_those_who_log_in_at_once_are_counted(app: App, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,8 +87,11 @@ class Grants:
             redirect_uri=redirect_uri,
             code_challenge=code_challenge,
         )
-        async with self._storage.locks.hold([f"{GRANTS.name} of {license_.id}"]):
+
+        async def attempt() -> None:
             await self._put(grant, *await self._crowded_out(license_))
+
+        await retry(self._storage, [f"{GRANTS.name} of {license_.id}"], attempt)
         return code
 
     async def redeem(self, code: str, client_id: str, redirect_uri: str, verifier: str) -> tuple[Grant, str]:
@@ -154,9 +157,9 @@ class Grants:
         return await self.get(_hash(text[:_SECRET]))
 
     async def _crowded_out(self, license_: License) -> list[Delete]:
-        """What removes the grants of a license that leave no room for another."""
+        """What removes the grants of a license that leave no room for another, unless one is used meanwhile."""
         present = Query(GRANTS, (Filter("license", "==", license_.id),), sort=("-until",), offset=MAX_GRANTS - 1)
-        return [Delete(GRANTS, record.id) for record in (await self._storage.find(present)).records]
+        return [Delete(GRANTS, record.id, record.version) for record in (await self._storage.find(present)).records]
 
     async def _put(self, grant: Grant, *also: Delete) -> Grant:
         document = grant._asdict()
