@@ -37,6 +37,7 @@ _WINDOW = 10 * SECOND
 """How many messages a client may send, in a window that the first of them begins."""
 WRONG_KEY = 4001
 """The code that closes the WebSocket of who may not open it: after the upgrade, since pages see no other refusal."""
+_STOPPING = "the server is stopping"
 _A_TURN = 256 * 1024
 _A_WRITE = 16 * 1024
 """A write takes about as long as it takes to copy so many bytes."""
@@ -144,7 +145,9 @@ class Live:
     @contextmanager
     def _kept(self, stream: Stream) -> Iterator[None]:
         self._streams.add(stream)
-        if self._beating is None:
+        if self._stopped:  # since it was admitted
+            stream.end(WSCloseCode.GOING_AWAY, _STOPPING)
+        elif self._beating is None:
             self._beating = asyncio.create_task(self._beat(), name="heartbeat of live streams", context=Context())
         try:
             yield
@@ -166,7 +169,7 @@ class Live:
             self._beating.cancel()
         turns = Turns()
         for stream in tuple(self._streams):
-            stream.end(WSCloseCode.GOING_AWAY, "the server is stopping")
+            stream.end(WSCloseCode.GOING_AWAY, _STOPPING)
             await turns.wrote()
 
 

@@ -251,6 +251,23 @@ async def test_no_stream_begins_after_the_stop(served: Served) -> None:
         assert answer.status == 503
 
 
+async def test_one_that_begins_while_all_are_stopped_is_ended_too(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = live._begin
+
+    async def late(*given: Any) -> Any:
+        begun = await begin(*given)
+        await served.live.stop(served.server.app)
+        return begun
+
+    monkeypatch.setattr(live, "_begin", late)
+    socket = await served.connect()
+    async with asyncio.timeout(30):
+        message = await socket.receive()
+    assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1001)
+
+
 async def test_there_are_only_so_many(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "MAX_STREAMS", 1)
     async with await served.connect(), await served.events() as answer:
