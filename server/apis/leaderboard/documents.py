@@ -34,8 +34,8 @@ MAX_DEVICES = 1000
 """Rows of one user's day."""
 MAX_MONTH = 1 << 20
 """Bytes of a month's document, which every sync of the month reads and writes whole."""
-MAX_MODELS = 100_000
-"""Names of models that one user may have used."""
+MAX_MODELS = 10_000
+"""Names of models that one user may have used: each sync reads and writes on how many days each was."""
 
 
 class Row(msgspec.Struct, array_like=True, gc=False):

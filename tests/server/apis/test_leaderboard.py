@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from homeport.server.apis.leaderboard import ledger
+from homeport.server.apis.leaderboard import documents, ledger
 from homeport.server.apis.leaderboard.documents import MAX_DEVICES, MONTHS
 from homeport.server.validation import Schemas
 from homeport.storage import Page, Query
@@ -303,6 +303,17 @@ async def test_a_month_that_is_too_large_may_change_and_shrink(board: Board, mon
     monkeypatch.setattr(ledger, "MAX_MONTH", 1)
     assert await _size_of_month(board, entry(device="b", modelsUsed=[])) < size
     assert (await board.post(upload(entry(device="b")))).status == 400
+
+
+async def test_a_user_has_a_bounded_number_of_models(board: Board, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(documents, "MAX_MODELS", 4)
+    await board.sync(entry(modelsUsed=["a", "b"]), entry(date="2025-11-30", modelsUsed=["c", "d"]))
+    before = await board.user()
+    answer = await board.post(upload(entry(date="2025-12-20", modelsUsed=["a", "e"])))
+    assert answer.status == 400
+    assert answer.json["errors"] == [{"field": "entries", "message": "must not name more than 4 models in all"}]
+    assert await board.user() == before
+    await board.sync(entry(date="2025-12-20", modelsUsed=["a", "d"]))
 
 
 async def _size_of_month(board: Board, *entries: dict[str, Any]) -> int:

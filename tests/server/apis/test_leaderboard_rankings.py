@@ -3,6 +3,7 @@ bounds."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -91,6 +92,34 @@ async def test_what_is_synced_while_a_ranking_is_made_is_in_it(
     await ledger.forget("user0")
     await making
     assert await names(rankings) == [(f"user{number}", 30 - number) for number in range(1, 8)]
+
+
+async def test_whoever_syncs_deletes_and_asks_at_once(
+    ledger: Ledger, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CHANGES_AT_ONCE", 3)
+    monkeypatch.setattr(module, "_USERS_AT_ONCE", 2)
+    monkeypatch.setattr(module, "MAX_RANKINGS", 4)
+    random, rankings, periods = Random(1), Rankings(storage), ("daily", "weekly")
+
+    async def write() -> None:
+        for _ in range(20):
+            name = f"user{random.randrange(8)}"
+            if random.random() < 0.2:
+                await ledger.forget(name)
+            else:
+                await sync(ledger, name, random.randrange(9), *random.sample(WEEK, 2), at=random.randrange(1, 99))
+
+    async def ask() -> None:
+        for _ in range(60):
+            await names(rankings, random.choice(periods), random.choice(WEEK))
+
+    for _ in range(5):
+        await asyncio.gather(*[write() for _ in range(4)], *[ask() for _ in range(4)])
+        for day in WEEK:
+            for period in periods:
+                ranking = Ranking(period, "cost", day)
+                assert await rankings.standings(ranking, 9, 0) == await Rankings(storage).standings(ranking, 9, 0)
 
 
 async def test_rankings_are_let_go_beyond_the_bound(
