@@ -11,6 +11,7 @@ import pytest
 from homeport.server.apis.leaderboard import rankings as module
 from homeport.server.apis.leaderboard.documents import MONTHS, TOTALS, USERS, Row
 from homeport.server.apis.leaderboard.ledger import Ledger
+from homeport.server.apis.leaderboard.periods import Period
 from homeport.server.apis.leaderboard.rankings import Ranking, Rankings
 from homeport.storage import Query, Storage
 
@@ -100,7 +101,8 @@ async def test_whoever_syncs_deletes_and_asks_at_once(
     monkeypatch.setattr(module, "_CHANGES_AT_ONCE", 3)
     monkeypatch.setattr(module, "_USERS_AT_ONCE", 2)
     monkeypatch.setattr(module, "MAX_RANKINGS", 4)
-    random, rankings, periods = Random(1), Rankings(storage), ("daily", "weekly")
+    random, rankings = Random(1), Rankings(storage)
+    periods: tuple[Period, ...] = ("daily", "weekly")
 
     async def write() -> None:
         for _ in range(20):
