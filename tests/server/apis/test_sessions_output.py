@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import termios
+import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from uuid_utils import uuid7
 
-from homeport.server.apis.sessions.tmux import capture, output
+from homeport.server.apis.sessions.running.active import ActiveSessions
+from homeport.server.apis.sessions.tmux import capture, following, output
 from homeport.server.apis.sessions.tmux.following import Follower, Readers, Tail, load, make_folder
 from homeport.server.apis.sessions.tmux.output import Output
 from homeport.server.apis.sessions.tmux.plain_text import PlainText
@@ -254,6 +256,43 @@ def test_who_does_not_keep_up_is_told(tmp_path: Path) -> None:
         told += piece
     tail.close()
     assert told == b"\r\n[994 bytes of output were not kept]\r\nlater\n"
+
+
+async def test_what_is_printed_is_read_where_nobody_waits_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What began to read it was a request, which ended with its client."""
+    reached, go_on = threading.Event(), threading.Event()
+
+    def slowly(folder: Path) -> tuple[Output, Tail]:
+        reached.set()
+        go_on.wait(30)
+        return load(folder)
+
+    monkeypatch.setattr(following, "load", slowly)
+    active = ActiveSessions(tmp_path, lambda id: None)
+    make_folder(active.folder("one"))
+    segment = active.folder("one") / f"{0:020}"
+    segment.write_bytes(b"first\n")
+    active.add("one")
+    beginning = asyncio.create_task(active.follow("one"))
+    await asyncio.to_thread(reached.wait, 30)
+    beginning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await beginning
+    go_on.set()
+    kept = await active.output("one")
+    assert kept.lines() == ["first"]
+    with segment.open("ab") as file:
+        file.write(b"second\n")
+    with (active.folder("one") / capture.WAKE).open("wb", 0) as wake:
+        wake.write(b".")
+
+    async def read() -> bool:
+        return kept.lines() == ["first", "second"]
+
+    await until(read)
+    active.release("one")
 
 
 def test_what_cannot_be_read_is_not_kept_open(tmp_path: Path) -> None:

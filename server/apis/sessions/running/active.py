@@ -58,11 +58,9 @@ class ActiveSessions:
         return session
 
     async def follow(self, id: str) -> None:
-        """Begins to read what a session prints."""
-        try:
-            await self._sessions[id].follower.open()
-        except OSError as error:
-            log.error("the output of session %s cannot be read: %s", id, error)
+        """Begins to read what a session prints, also where who waits for that is cancelled."""
+        opening = _open(id, self._sessions[id].follower)
+        await asyncio.shield(asyncio.create_task(opening, name=f"output of session {id}"))
 
     async def output(self, id: str) -> Output:
         """What a session has printed; that of one which has ended is read for the occasion."""
@@ -80,3 +78,10 @@ class ActiveSessions:
         """Reads no more of a session; one that is not there is no error."""
         if session := self._sessions.pop(id, None):
             session.follower.close()
+
+
+async def _open(id: str, follower: Follower) -> None:
+    try:
+        await follower.open()
+    except OSError as error:
+        log.error("the output of session %s cannot be read: %s", id, error)
