@@ -30,7 +30,8 @@ Metric = Literal["tokens", "cost"]
 MAX_RANKINGS = 100
 MAX_USERS = 100_000
 """In all rankings that are held, unless one alone has more."""
-_USERS_AT_ONCE = 32
+_USERS_AT_ONCE = 100
+"""So many records at once SQLite reads on a thread, and drops none that it remembers for them."""
 _CHANGES_AT_ONCE = 500
 _STEP = 256 << 10
 """Bytes of documents that are read before others have their turn."""
