@@ -130,7 +130,7 @@ class Rankings:
         """The ranking of some days, as of now. Whoever asks for one that is held waits for no other to be made."""
         async with self._turns.hold([name]):
             board = self._boards.get(name)
-            while board is None or not await self._is_caught_up(board):
+            while board is None or not await self._catch_up(board):
                 async with self._making:
                     board = await self._made(days)
             self._boards[name] = board
@@ -149,8 +149,8 @@ class Rankings:
         await self._take(board, list(usernames))
         return board
 
-    async def _is_caught_up(self, board: _Board) -> bool:
-        """Takes in what has changed; False where that is not known."""
+    async def _catch_up(self, board: _Board) -> bool:
+        """Takes in what has changed; returns whether that is known."""
         more = True
         while more:
             try:
