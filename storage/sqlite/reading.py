@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Sequence
 
 from ..documents import decode_kept
-from ..errors import Gone
+from ..errors import Gone, StorageDamaged
 from ..queries import Filter, Page, Query
 from ..records import Change, Changes, Collection, Record, Value, is_text
 from .schema import declared, identity
@@ -85,8 +85,10 @@ def _records(heads: str, documents: str | None) -> list[Record]:
     """What was selected `AS_ONE_ROW`."""
     if documents is None:
         return []
-    each = zip(decode_kept(heads.encode()), documents.encode().split(SEPARATOR), strict=True)
-    return [Record(id, version, document) for (id, version), document in each]
+    known, texts = decode_kept(heads.encode()), documents.encode().split(SEPARATOR)
+    if len(known) != len(texts):
+        raise StorageDamaged(f"a document among {known[0][0]} to {known[-1][0]} is no JSON")
+    return [Record(id, version, text) for (id, version), text in zip(known, texts, strict=True)]
 
 
 def _value(query: Query, record: Record, name: str) -> Value:

@@ -41,7 +41,7 @@ class Sql:
         self.rows_a_statement = MAX_ROWS
         while self.rows_a_statement > max(1, _MAX_PARAMETERS // (len(self.columns) + len(_OWN_COLUMNS))):
             self.rows_a_statement //= 2
-        self.get_one = f"SELECT version, document FROM {self.table} WHERE id = ?"
+        self.get_one = f"SELECT version, CAST(document AS TEXT) FROM {self.table} WHERE id = ?"
         self.get_many = f"SELECT {AS_ONE_ROW} FROM {self.table} WHERE id IN {LISTED}"
         self._by_name = {"id": "id"} | {
             field.name: quoted(column) for field, column in zip(collection.fields, self.columns, strict=True)

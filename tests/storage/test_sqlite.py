@@ -23,6 +23,7 @@ from homeport.storage import (
     Filter,
     Put,
     Query,
+    Storage,
     StorageDamaged,
     StorageFull,
     StorageLocked,
@@ -211,6 +212,33 @@ async def test_large_commits_and_pages_take_few_steps(path: Path, monkeypatch: p
         assert await steps_of(lambda: storage.find(Query(NOTES, limit=1000, total=True, rank=True))) < 10
         assert await steps_of(lambda: storage.changes(NOTES, 0, 1000)) == 1
         assert await steps_of(lambda: storage.get(NOTES, [f"{n:04}" for n in range(1000)])) == 1
+
+
+WORKS: list[Callable[[Storage], Awaitable[object]]] = [
+    lambda storage: storage.get(NOTES, ["b", "c"]),
+    lambda storage: storage.find(Query(NOTES)),
+    lambda storage: storage.changes(NOTES, 0, 10),
+]
+"""What reads several records."""
+
+
+async def test_what_other_programs_wrote(path: Path) -> None:
+    """A blob is read as text; a document that holds what no JSON text can is told."""
+    async with open_storage(f"sqlite:{path}", [NOTES]) as storage:
+        await storage.commit([Put(NOTES, id, {"title": id}) for id in "abc"])
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE notes SET document = CAST(document AS BLOB)")
+    async with open_storage(f"sqlite:{path}", [NOTES]) as storage:
+        for ids in ("a", "abc"):
+            assert [record.document for record in (await storage.get(NOTES, ids)).values()] == [
+                f'{{"title":"{id}"}}'.encode() for id in ids
+            ]
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE notes SET document = char(30) || document WHERE id = 'b'")
+    async with open_storage(f"sqlite:{path}", [NOTES]) as storage:
+        for work in WORKS:
+            with pytest.raises(StorageDamaged, match=f"{path} a document among [ab] to c is no JSON"):
+                await work(storage)
 
 
 async def test_large_documents_are_not_read_on_the_event_loop(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
