@@ -54,8 +54,8 @@ _A_TURN = 1000
 """Connections that are looked at in one turn of the loop: under a millisecond."""
 _LOOKS = 64
 """Connections among which room for another is looked for, when there is none."""
-_DESCRIPTORS = 256
-"""What the process needs besides connections: files, the store, tmux, push notifications."""
+_DESCRIPTORS = 512
+"""What the process needs besides connections: two a session, files, the store, tmux, push notifications."""
 _RETRY_SECONDS = 10
 _HEADERS = {"Server": "homeport", "Content-Type": "application/problem+json", "Connection": "close"}
 

@@ -271,12 +271,12 @@ def test_what_a_connection_counts_for(peer: str | None, counted: str | None) -> 
 def test_open_files_are_kept_for_other_things() -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (600, limits[1]))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (700, limits[1]))
         assert room_for(100) == 100
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (600, limits[1])
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (700, limits[1])
         assert room_for(1000) == 1000
-        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (1256, limits[1])
-        assert room_for(10**9) == limits[1] - 256
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (1512, limits[1])
+        assert room_for(10**9) == limits[1] - 512
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
