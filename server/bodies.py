@@ -14,8 +14,6 @@ from .errors import ApiError, BadRequest, TooLarge, UnsupportedMediaType
 COMPRESS_ABOVE = 1024
 """Bytes of an answer that are not worth compressing."""
 _COMPRESSIBLE = re.compile(r"application/(.+\+)?json\b|text/")
-_COMPRESS_ON_LOOP = 32 * 1024
-"""Bytes that are compressed at once, in under a millisecond; more, on a thread."""
 _READ_SECONDS = 30
 _READ_RATE = 5_000
 """A client may let us wait for its body for half a minute, and as long as it takes to send what came with so many bytes

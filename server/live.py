@@ -20,6 +20,7 @@ from ..storage.times import SECOND
 from .errors import ApiError, BadRequest, ServiceUnavailable
 from .responses import HTTP_1_1
 from .streams import MAX_BUFFERED, PARTING_SECONDS, EventStream, SocketStream
+from .turns import Turns
 
 if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
@@ -38,23 +39,6 @@ _WINDOW = 10 * SECOND
 WRONG_KEY = 4001
 """The code that closes the WebSocket of who may not open it: after the upgrade, since pages see no other refusal."""
 _STOPPING = "the server is stopping"
-_A_TURN = 256 * 1024
-_A_WRITE = 16 * 1024
-"""A write takes about as long as it takes to copy so many bytes."""
-
-
-class Turns:
-    """Lets others have their turn on the loop every so many writes: a millisecond or so, when they are made."""
-
-    def __init__(self) -> None:
-        self._spent = 0
-
-    async def wrote(self, size: int = 0) -> None:
-        """To be called after each write of so many bytes."""
-        self._spent += _A_WRITE + size
-        if self._spent > _A_TURN:
-            self._spent = 0
-            await asyncio.sleep(0)
 
 
 class MessageRate:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +11,7 @@ from ....storage import ABSENT, Check, Conflict, Delete, InvalidDocument, Put, r
 from ....storage.documents import decode, encode
 from ...errors import MAX_PROBLEMS, BadRequest, InvalidBody, Problem
 from ...idempotency import Draft
+from ...turns import Turns
 from .ids import check_id, check_id_in
 from .records import META, kept, members, without_meta
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 MAX_OPERATIONS = 1000
 _BREATH = 64 * 1024
 """Bytes that are read before others have their turn."""
-_MEMBERS = {"op", "id", "record", "if_version"}
 
 _envelope = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _operations = msgspec.json.Decoder(list[msgspec.Raw])
@@ -55,11 +54,9 @@ async def read_operations(collection: UserCollection, body: bytes, now: int) -> 
     found: list[Operation] = []
     problems: list[Problem] = []
     places: dict[str, int] = {}
-    unread = 0
+    turns = Turns(_BREATH)
     for place, raw in enumerate(_split(body)):
-        if (unread := unread + len(raw)) > _BREATH:
-            await asyncio.sleep(0)
-            unread = 0
+        await turns.took(len(raw))
         try:
             operation = await _read(collection, raw, now)
             if (first := places.setdefault(operation.id, place)) != place:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from aiohttp import WSCloseCode, web
 
 from ....storage.errors import Gone, StorageError
-from ...live import Turns
+from ...turns import Turns
 from .events import Event, fitting, pack
 from .user_collection import PREFIX
 

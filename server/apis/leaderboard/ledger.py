@@ -32,6 +32,7 @@ from ....storage import (
 from ....storage.documents import decode_kept
 from ....storage.times import format_time
 from ...errors import InvalidBody, Problem
+from ...turns import Turns
 from .documents import (
     MAX_MONTH,
     MONTHS,
@@ -49,8 +50,6 @@ from .documents import (
 )
 from .periods import ALL_TIME, month_of
 
-_STEP = 256 << 10
-"""Bytes of what is kept that are worked out before others have their turn."""
 _BYTES_AN_ENTRY = 256
 _MONTHS_AT_ONCE = 12
 """Of a user, read at a time."""
@@ -78,7 +77,7 @@ class Ledger:
             present = await self._records(MONTHS, username, months)
             writes: list[Write] = [fence]
             deltas: dict[str, Delta] = {}
-            work = 0
+            turns = Turns()
             for month, arrived in months.items():
                 document = present.get(month, b'{"days":{}}')
                 days: dict[str, Any] = read_days(document)
@@ -88,10 +87,7 @@ class Ledger:
                     put = Put(MONTHS, period_id(username, month), {"days": dict(sorted(days.items()))})
                     _check_size(month, len(put.document), len(document))
                     writes.append(put)
-                work += len(document) + _BYTES_AN_ENTRY * len(arrived)
-                if work >= _STEP:
-                    work = 0
-                    await asyncio.sleep(0)
+                await turns.took(len(document) + _BYTES_AN_ENTRY * len(arrived))
             await self._storage.commit([*writes, *await self._totals(username, deltas, present)])
 
         await retry(self._storage, [username], attempt)

@@ -19,6 +19,7 @@ from aiohttp import web
 from ....storage import Gone, Query, Storage, walk
 from ....storage.locks import KeyedLocks
 from ....storage.times import parse_time
+from ...turns import Turns
 from .documents import MONTHS, TOTALS, USERS, in_period, period_id, read_day, read_days, summed, top_model
 from .periods import Period, label, month_of, week_of
 
@@ -33,8 +34,6 @@ MAX_USERS = 100_000
 _USERS_AT_ONCE = 100
 """So many records at once SQLite reads on a thread, and drops none that it remembers for them."""
 _CHANGES_AT_ONCE = 500
-_STEP = 256 << 10
-"""Bytes of documents that are read before others have their turn."""
 _FIELDS: Mapping[Metric, str] = {"cost": "byCost", "tokens": "byTokens"}
 
 
@@ -169,14 +168,11 @@ class Rankings:
                 for name in usernames[start : start + _USERS_AT_ONCE]
             }
             found = await self._storage.get(MONTHS, [id for months in ids.values() for id in months])
-            work = 0
+            turns = Turns()
             for name, months in ids.items():
                 documents = [found[id].document for id in months if id in found]
                 board.take(name, documents)
-                work += sum(map(len, documents))
-                if work >= _STEP:
-                    work = 0
-                    await asyncio.sleep(0)
+                await turns.took(sum(map(len, documents)))
             await asyncio.sleep(0)
 
 

@@ -13,7 +13,8 @@ from .....storage.times import format_time
 from ....auth import guard, websocket_key
 from ....errors import ApiError, ServiceUnavailable, Unauthorized, as_api_error
 from ....keys import CLOCK
-from ....live import LIVE, WRONG_KEY, MessageRate, Turns
+from ....live import LIVE, WRONG_KEY, MessageRate
+from ....turns import Turns
 from .. import messages
 from ..api import admit, api, sentence
 from ..events import EVENTS
