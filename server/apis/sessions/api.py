@@ -65,6 +65,12 @@ api = Api(
 )
 
 
+def id_in_path(request: ApiRequest) -> str:
+    """The id that a path names, which clients may write in capitals."""
+    id: str = request.path["id"]
+    return id.lower()
+
+
 @guard("bearer", "api_key", optional=True)
 async def caller(request: ApiRequest) -> None:
     """Who may steer: callers on this machine, save where ``key_on_loopback`` closes that, and whoever has the key."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .....storage import Delete, Filter, Put, Query, Record, retry
 from ....errors import NotFound
 from ....request import ApiRequest
-from ..api import api, caller
+from ..api import api, caller, id_in_path
 from ..records import documents
 from ..records.sessions import SESSIONS
 from ..records.tickets import TICKETS
@@ -60,7 +60,7 @@ async def count_notifications(request: ApiRequest) -> dict[str, Any]:
 )
 async def read_notification(request: ApiRequest) -> dict[str, Any]:
     """Marks one as read, if it is not."""
-    storage, id = request.storage, request.path["id"].lower()
+    storage, id = request.storage, id_in_path(request)
 
     async def attempt() -> Record:
         put = _read(await documents.find(storage, NOTIFICATIONS, id))
@@ -98,7 +98,7 @@ async def read_all_notifications(request: ApiRequest) -> dict[str, Any]:
 )
 async def dismiss_notification(request: ApiRequest) -> dict[str, Any]:
     """Forgets one."""
-    if not (await request.storage.commit([Delete(NOTIFICATIONS, request.path["id"].lower())])).counts[0]:
+    if not (await request.storage.commit([Delete(NOTIFICATIONS, id_in_path(request))])).counts[0]:
         raise NotFound("Notification not found")
     return {"success": True}
 

@@ -14,7 +14,7 @@ from .....storage.times import format_time
 from ....errors import ApiError, InvalidBody, Problem
 from ....ids import new_id
 from ....request import Answer
-from ..api import api, caller
+from ..api import api, caller, id_in_path
 from ..folders.files import contained
 from ..folders.syncing import FOLDERS
 from ..records import documents
@@ -118,7 +118,7 @@ async def change_project(request: ApiRequest) -> dict[str, Any]:
 async def delete_project(request: ApiRequest) -> Answer:
     """Removes a project with its tickets, their history and its sessions, in one commit, and then what those printed;
     the repository stays as it is."""
-    id = request.path["id"].lower()
+    id = id_in_path(request)
     its = (Filter("project_id", "==", id),)
 
     async def attempt() -> list[str]:

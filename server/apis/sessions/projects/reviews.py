@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....errors import ApiError, BadRequest, InvalidBody, Problem, ServiceUnavailable
 from ....keys import STORAGE
-from ..api import api, caller
+from ..api import api, caller, id_in_path
 from ..records import documents, states
 from ..records.projects import PROJECTS
 from ..records.sessions import running_on, show_sessions
@@ -38,7 +38,7 @@ _MAY_START = ("backlog", "in_progress")
 )
 async def start(request: ApiRequest) -> dict[str, Any]:
     """Begins a session on a ticket, which is in progress then."""
-    app, id = request.app, request.path["id"].lower()
+    app, id = request.app, id_in_path(request)
     runner = app[RUNNER]
     async with states.steering(app, id):
         found, content = await with_content(app, id)
@@ -98,7 +98,7 @@ def _prompt(found: Mapping[str, Any], content: str) -> str:
 )
 async def approve(request: ApiRequest) -> dict[str, Any]:
     """Ends the session on a ticket in review, if one runs: the ticket is done."""
-    app, id = request.app, request.path["id"].lower()
+    app, id = request.app, id_in_path(request)
     async with states.steering(app, id):
         states.check((await documents.get(app[STORAGE], TICKETS, id))["state"], "done")
         if session := await running_on(app[STORAGE], id):
@@ -117,7 +117,7 @@ async def approve(request: ApiRequest) -> dict[str, Any]:
 async def reject(request: ApiRequest) -> dict[str, Any]:
     """Takes a ticket in review back to work. The feedback is typed into the session that runs on it; where there is
     none, or it cannot be reached, the next one is told."""
-    app, id = request.app, request.path["id"].lower()
+    app, id = request.app, id_in_path(request)
     feedback: str = request.document["feedback"].strip()
     if not feedback:
         raise InvalidBody(problems=[Problem(("feedback",), "must not be blank")])

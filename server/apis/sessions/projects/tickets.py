@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .....storage import Filter, Query, walk
 from ....errors import ApiError, InvalidBody, Problem, ServiceUnavailable
 from ....request import Answer
-from ..api import api, caller
+from ..api import api, caller, id_in_path
 from ..folders.files import Folder, Missing, create, refusing, remove
 from ..folders.scanning import scan
 from ..folders.syncing import FOLDERS
@@ -78,7 +78,7 @@ async def list_prefixes(request: ApiRequest) -> dict[str, list[str]]:
 )
 async def sync_tickets(request: ApiRequest) -> dict[str, Any]:
     """Reads a project's folder."""
-    synced = await request.app[FOLDERS].read(request.path["id"].lower())
+    synced = await request.app[FOLDERS].read(id_in_path(request))
     return {"message": "Tickets synced", "result": synced._asdict()}
 
 
@@ -130,7 +130,7 @@ def _write_new(folder: Folder, slug: str, title: str) -> str:
 )
 async def change_state(request: ApiRequest) -> dict[str, Any]:
     """Takes a ticket into another state; a session on it goes on."""
-    id = request.path["id"].lower()
+    id = id_in_path(request)
     async with states.steering(request.app, id):
         await states.move(request.app, id, request.document["state"], trigger="manual", reason="user_moved")
     return show_ticket(await documents.get(request.storage, TICKETS, id))

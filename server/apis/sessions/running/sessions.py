@@ -7,7 +7,7 @@ from typing import Any, Final
 from .....storage import Filter, Query
 from ....errors import NotFound
 from ....request import Answer, ApiRequest
-from ..api import api, caller
+from ..api import api, caller, id_in_path
 from ..records import documents
 from ..records.projects import PROJECTS
 from ..records.sessions import SESSIONS, show_sessions
@@ -47,7 +47,7 @@ async def list_sessions(request: ApiRequest) -> list[dict[str, Any]]:
 )
 async def show_session(request: ApiRequest) -> dict[str, Any]:
     """A session."""
-    return await _shown(request, await documents.get(request.storage, SESSIONS, _id(request)))
+    return await _shown(request, await documents.get(request.storage, SESSIONS, id_in_path(request)))
 
 
 @api.post(
@@ -66,7 +66,7 @@ async def show_session(request: ApiRequest) -> dict[str, Any]:
 async def start_session(request: ApiRequest) -> Answer:
     """Starts a session in a project, on a ticket of it or on none; the states of tickets are left as they are."""
     document = request.document
-    project = await documents.get(request.storage, PROJECTS, _id(request))
+    project = await documents.get(request.storage, PROJECTS, id_in_path(request))
     ticket = None
     if ticket_id := document.get("ticket_id"):
         ticket = await documents.get(request.storage, TICKETS, ticket_id)
@@ -88,7 +88,7 @@ async def type_input(request: ApiRequest) -> dict[str, Any]:
     """Types a text, and Enter. A line of more than 4,095 bytes is refused with 409 where the program does not edit
     lines itself: the terminal would drop the end of it."""
     document = request.document
-    await request.app[RUNNER].type(_id(request), document["text"] if "text" in document else document["input"])
+    await request.app[RUNNER].type(id_in_path(request), document["text"] if "text" in document else document["input"])
     return {"success": True}
 
 
@@ -102,7 +102,7 @@ async def type_input(request: ApiRequest) -> dict[str, Any]:
 )
 async def press_keys(request: ApiRequest) -> dict[str, Any]:
     """Presses keys, named as tmux names them, with blanks between."""
-    await request.app[RUNNER].keys(_id(request), keys_of(request.document["keys"]))
+    await request.app[RUNNER].keys(id_in_path(request), keys_of(request.document["keys"]))
     return {"success": True}
 
 
@@ -115,7 +115,7 @@ async def press_keys(request: ApiRequest) -> dict[str, Any]:
 )
 async def focus(request: ApiRequest) -> dict[str, Any]:
     """Makes its window the one that the tmux session shows."""
-    await request.app[RUNNER].focus(_id(request))
+    await request.app[RUNNER].focus(id_in_path(request))
     return {"success": True}
 
 
@@ -129,8 +129,8 @@ async def focus(request: ApiRequest) -> dict[str, Any]:
 )
 async def show_output(request: ApiRequest) -> dict[str, Any]:
     """The last lines that it printed."""
-    output = await request.app[RUNNER].output(_id(request))
-    return {"session_id": _id(request), "lines": output.lines(request.query["lines"])}
+    output = await request.app[RUNNER].output(id_in_path(request))
+    return {"session_id": id_in_path(request), "lines": output.lines(request.query["lines"])}
 
 
 @api.post(
@@ -144,7 +144,7 @@ async def show_output(request: ApiRequest) -> dict[str, Any]:
 )
 async def stop_session(request: ApiRequest) -> dict[str, Any]:
     """Ends it with Ctrl-C, which it may ignore, or by force; one that has ended is answered as it is."""
-    session = await request.app[RUNNER].stop(_id(request), request.document.get("force", False))
+    session = await request.app[RUNNER].stop(id_in_path(request), request.document.get("force", False))
     return await _shown(request, session)
 
 
@@ -163,11 +163,6 @@ async def list_tmux_sessions(request: ApiRequest) -> dict[str, Any]:
             {"name": session.name, "windows": session.windows, "attached": session.attached} for session in sessions
         ]
     }
-
-
-def _id(request: ApiRequest) -> str:
-    id: str = request.path["id"]
-    return id.lower()
 
 
 async def _shown(request: ApiRequest, session: dict[str, Any]) -> dict[str, Any]:
