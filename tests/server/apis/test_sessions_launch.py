@@ -34,6 +34,14 @@ def interrupted(folder: Path, seconds: float) -> tuple[bytes, int]:
     return screen, program.returncode
 
 
+def test_a_command_that_was_withdrawn(tmp_path: Path) -> None:
+    launch.write(tmp_path, ["echo", "here"], "/", {})
+    assert launch.withdraw(tmp_path)
+    command = [sys.executable, "-S", launch.__file__, str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (127, b"", b"")
+
+
 def test_ctrl_c_as_a_command_begins(tmp_path: Path) -> None:
     for tenth in range(40):
         folder = tmp_path / str(tenth)

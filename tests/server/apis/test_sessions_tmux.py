@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from homeport.server.apis.sessions.records.sessions import change_session
 from homeport.server.apis.sessions.running import runner
+from homeport.server.apis.sessions.tmux import launch
 from homeport.server.apis.sessions.tmux.client import Pane, Tmux, TmuxUnavailable
 from homeport.storage import Write
 
@@ -343,6 +344,34 @@ async def test_stop(desk: Desk) -> None:
     stopped = await desk.call("POST", f"/sessions/{session['id']}/stop")
     assert (stopped["status"], desk.panes()) == ("completed", [])
     assert await desk.call("POST", f"/sessions/{session['id']}/stop", json={"force": True}) == stopped
+
+
+async def test_one_that_is_stopped_before_its_command_begins(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C goes to a terminal that nobody has made his own yet."""
+    open_, launchers = Tmux.open, []
+
+    async def slow(self: Tmux, id: str, **where: Any) -> Pane:
+        pane = await open_(self, id, **where)
+        os.kill(pane.pid, signal.SIGSTOP)
+        launchers.append((pane.pid, launch.is_waiting(desk.folder / "output" / id)))
+        return pane
+
+    async def lost(self: Tmux, pane: Pane, keys: Sequence[str]) -> None:
+        os.kill(pane.pid, signal.SIGCONT)
+
+    project = await desk.project()
+    monkeypatch.setattr(Tmux, "open", slow)
+    monkeypatch.setattr(Tmux, "press", lost)
+    for _ in range(20):
+        session = await desk.call("POST", f"/projects/{project['id']}/sessions", 201)
+        pid, in_time = launchers.pop()
+        if in_time:
+            break
+        os.kill(pid, signal.SIGCONT)
+        await desk.call("POST", f"/sessions/{session['id']}/stop", json={"force": True})
+    assert in_time
+    stopped = await desk.call("POST", f"/sessions/{session['id']}/stop")
+    assert (stopped["status"], await desk.lines(session["id"])) == ("completed", [])
 
 
 async def test_who_ignores_it_is_stopped_by_force(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

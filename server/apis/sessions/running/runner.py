@@ -229,6 +229,8 @@ class SessionRunner:
         if session["status"] not in ACTIVE:
             return session
         await change_session(self._app, session_id, {"stopping": True})
+        with suppress(OSError):  # a command that is not there yet never comes: Ctrl-C would meet nobody
+            await asyncio.to_thread(launch.withdraw, self._active.folder(session_id))
         with suppress(Ended):
             await self._ask(session_id, lambda pane: self.tmux.press(pane, ["C-c"]))
         if known := self._active.get(session_id):

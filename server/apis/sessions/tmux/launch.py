@@ -55,10 +55,13 @@ def withdraw(folder: Path) -> bool:
 
 def main(folder: Path) -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would lose one that comes as the command begins
-    with (folder / _LAUNCH).open(encoding="utf-8") as file:
-        if not withdraw(folder):
-            return _NOT_RUN
-        launch = json.load(file)
+    try:
+        with (folder / _LAUNCH).open(encoding="utf-8") as file:
+            if not withdraw(folder):
+                return _NOT_RUN
+            launch = json.load(file)
+    except FileNotFoundError:  # it was withdrawn
+        return _NOT_RUN
     # Written over in the end, which even a full disk allows.
     status_file = os.open(folder / _STATUS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     os.write(status_file, _UNKNOWN.encode())
